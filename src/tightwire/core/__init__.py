@@ -1,0 +1,1 @@
+"""What both jobs share: units, clocks, the registry, statistics, event records."""
