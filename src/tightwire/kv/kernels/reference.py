@@ -1,0 +1,97 @@
+"""The readable twins of the native kernels, in numpy; they are the contract.
+
+All arithmetic is IEEE fp32 without fused multiply-add, in the order written here, so that the native kernels can
+agree bit for bit. bf16 values are carried as their uint16 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tightwire.kv.block import F32, U8, U16
+
+
+def powers_of_two(dim: int) -> list[int]:
+    """dim as a sum of powers of two, largest first: 80 → [64, 16]."""
+    return [1 << bit for bit in range(dim.bit_length() - 1, -1, -1) if dim >> bit & 1]
+
+
+def walsh_blocks(x: F32) -> F32:
+    """Unnormalised Walsh-Hadamard transform over the last axis, block by block of `powers_of_two`."""
+    out, start = np.array(x, np.float32, order="C"), 0
+    for n in powers_of_two(x.shape[-1]):
+        h = 1
+        while h < n:
+            view = out[..., start : start + n].reshape(*x.shape[:-1], n // (2 * h), 2, h)
+            a, b = view[..., 0, :], view[..., 1, :]
+            both = np.stack((a + b, a - b), axis=-2)
+            out[..., start : start + n] = both.reshape(*x.shape[:-1], n)
+            h *= 2
+        start += n
+    return out
+
+
+def floor_bf16(x: F32) -> U16:
+    """The largest bf16 that is not above x."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    up = (bits >> 31).astype(bool) & ((bits & 0xFFFF) != 0)
+    return ((bits >> 16) + up).astype(np.uint16)
+
+
+def ceil_bf16(x: F32) -> U16:
+    """The smallest bf16 that is not below x, for x ≥ 0."""
+    bits = np.ascontiguousarray(x).view(np.uint32).astype(np.uint64)
+    return ((bits + 0xFFFF) >> 16).astype(np.uint16)
+
+
+def from_bf16(bits: U16) -> F32:
+    """bf16 bits as fp32, exact."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def quantize(x: F32, group: int, levels: int) -> tuple[U8, U16, U16]:
+    """Min-max quantisation of groups of `group` neighbours along the last axis (the last group may be shorter).
+
+    x `[..., N]` → symbols uint8 `[..., N]`, lo and step bf16 bits `[..., ceil(N / group)]`.
+    """
+    size = x.shape[-1]
+    padding = -size % group
+    if padding:  # repeating the last value changes no minimum and no maximum
+        x = np.concatenate([x, np.repeat(x[..., -1:], padding, axis=-1)], axis=-1)
+    rows = x.reshape(*x.shape[:-1], (size + padding) // group, group)
+    with np.errstate(all="ignore"):  # what overflows or is NaN is seen in lo and step by the caller
+        if rows.size == 0:
+            lo = step = np.zeros(rows.shape[:-1], np.uint16)
+        else:
+            lo = floor_bf16(rows.min(axis=-1))
+            step = ceil_bf16((rows.max(axis=-1) - from_bf16(lo)) / np.float32(levels - 1))
+        step = np.where((step > 0) & (step < 0x0080), np.uint16(0x0080), step)  # smallest normal: finite inverse
+        width = from_bf16(step)
+        inverse = np.where(width > 0, np.float32(1) / np.where(width > 0, width, np.float32(1)), np.float32(0))
+        q = (rows - from_bf16(lo)[..., None]) * inverse[..., None]
+        symbols = np.nan_to_num(np.rint(q)).astype(np.uint8)  # step was rounded up, so q stays below levels
+    flat = symbols.reshape(*x.shape[:-1], size + padding)[..., :size]
+    return np.ascontiguousarray(flat), lo, step
+
+
+def dequantize(symbols: U8, lo: U16, step: U16, group: int) -> F32:
+    """The inverse of `quantize`: `lo + symbol * step` in fp32, shape of `symbols`."""
+    size = symbols.shape[-1]
+    shape = (*symbols.shape[:-1], -(-size // group))
+    base = np.repeat(from_bf16(lo.reshape(shape)), group, axis=-1)[..., :size]
+    width = np.repeat(from_bf16(step.reshape(shape)), group, axis=-1)[..., :size]
+    return symbols.astype(np.float32) * width + base
+
+
+def pack_bits(symbols: U8, bits: int) -> U8:
+    """symbols uint8 `[N]`, each below 2^bits → uint8 `[ceil(N * bits / 8)]`, first symbol in the lowest bits."""
+    planes = np.unpackbits(symbols[:, None], axis=1, bitorder="little")[:, :bits]
+    return np.packbits(planes.reshape(-1), bitorder="little")
+
+
+def unpack_bits(data: memoryview | U8, count: int, bits: int) -> U8:
+    """The inverse of `pack_bits`."""
+    flat = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[: count * bits]
+    planes = np.zeros((count, 8), np.uint8)
+    planes[:, :bits] = flat.reshape(count, bits)
+    return np.packbits(planes, axis=1, bitorder="little").reshape(count)

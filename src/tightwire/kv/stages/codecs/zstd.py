@@ -1,0 +1,41 @@
+"""`zstd`: the symbols, one per byte, through Zstandard (RFC 8878). Exact; its entropy stage is what pays here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import zstandard
+
+from tightwire.errors import FrameError
+from tightwire.kv.block import U8
+from tightwire.kv.stages.base import STAGES, Codec, require_range
+
+
+@STAGES.register("zstd")
+@dataclass(frozen=True)
+class Zstd(Codec):
+    """`level` 1 (fast) to 19 (small)."""
+
+    name = "zstd"
+    level: int = 1
+
+    def __post_init__(self) -> None:
+        require_range("zstd: level", self.level, 1, 19)
+
+    def encode(self, symbols: U8, levels: int) -> bytes:
+        return zstandard.ZstdCompressor(level=self.level).compress(np.ascontiguousarray(symbols).data)
+
+    def decode(self, data: memoryview, count: int, levels: int) -> U8:
+        try:
+            # The size stands in the header of the zstd frame: it is compared before any memory is taken.
+            stated = zstandard.frame_content_size(data)
+            if stated != count:
+                raise FrameError("payload", f"the zstd frame says {stated} symbols, the block has {count}")
+            plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=max(count, 1))
+        except zstandard.ZstdError as error:
+            raise FrameError("payload", f"zstd refuses it: {error}") from error
+        symbols = np.frombuffer(plain, np.uint8)
+        if symbols.size != count or (count and int(symbols.max()) >= levels):
+            raise FrameError("payload", f"zstd gave {symbols.size} symbols up to {symbols.max(initial=0)}")
+        return symbols

@@ -1,0 +1,1 @@
+"""FLOATS → SYMBOLS."""

@@ -1,0 +1,213 @@
+"""A Strategy: what is done to K and what is done to V.
+
+Grammar (no spaces, safe in a shell):
+
+    strategy = chain [ "/" chain ]            one chain for both, or K's chain / V's chain
+    chain    = stage { "+" stage }            transforms, then a quantizer, then a codec; or one lossless stage
+    stage    = name [ ":" key "=" value { "," key "=" value } ]
+
+`hadamard+uniform:levels=16,axis=group,group=64+pack` or `uniform:levels=12,axis=channel+zstd/uniform:levels=6+zstd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Any, get_args, get_type_hints
+
+from tightwire.errors import ConfigError, StrategyError
+from tightwire.kv.stages import STAGES
+from tightwire.kv.stages.base import Codec, Lossless, Quantizer, Stage, Transform
+
+MAX_TEXT = 1024
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages in the order of encoding: `transforms` … `quantizer`, `codec`, or one `lossless` stage."""
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        kind = "floats"
+        for stage in self.stages:
+            if stage.takes != kind:
+                raise ConfigError(f"{stage.name} takes {stage.takes}, but {kind} arrive there")
+            kind = stage.gives
+        if kind != "bytes":
+            raise ConfigError(f"the chain ends in {kind}; it must end in bytes: add {_names(kind)}")
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        return tuple(stage for stage in self.stages if isinstance(stage, Transform))
+
+    @property
+    def quantizer(self) -> Quantizer | None:
+        return next((stage for stage in self.stages if isinstance(stage, Quantizer)), None)
+
+    @property
+    def last(self) -> Codec | Lossless:
+        stage = self.stages[-1]
+        assert isinstance(stage, Codec | Lossless)
+        return stage
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.stages))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What is done to K and to V. `str()` gives the canonical text, which `parse` reads back to an equal object."""
+
+    k: Chain
+    v: Chain
+
+    @classmethod
+    def parse(cls, text: str) -> Strategy:
+        """Raises StrategyError that shows where the text is wrong and what is allowed there."""
+        return _Parser(text).strategy()
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether K and V cross the wire unchanged."""
+        return self == RAW
+
+    def __str__(self) -> str:
+        return str(self.k) if self.k == self.v else f"{self.k}/{self.v}"
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"k": [{"stage": name, …settings}], "v": […]}`"""
+        return {side: [_stage_json(stage) for stage in chain.stages] for side, chain in (("k", self.k), ("v", self.v))}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Strategy:
+        """The inverse of `to_json`; raises ConfigError that names the key."""
+        if not isinstance(data, dict) or set(data) != {"k", "v"}:
+            raise ConfigError(f"a strategy in JSON has the keys k and v, got {sorted(data)}")
+        return cls(*(Chain(tuple(_stage_from_json(item) for item in data[side])) for side in ("k", "v")))
+
+
+def enumerate_chains() -> Iterator[Chain]:
+    """Every valid chain of at most one transform over all registered stages, in each stage's `variants`."""
+    lossless, transforms, quantizers, codecs = (_variants(kind) for kind in (Lossless, Transform, Quantizer, Codec))
+    for stage in lossless:
+        yield Chain((stage,))
+    starts: list[tuple[Stage, ...]] = [(), *((stage,) for stage in transforms)]
+    for start, quantizer, codec in product(starts, quantizers, codecs):
+        yield Chain((*start, quantizer, codec))
+
+
+class _Parser:
+    """Recursive descent over the grammar above; every error knows its position."""
+
+    def __init__(self, text: str) -> None:
+        if len(text) > MAX_TEXT:
+            raise StrategyError(f"the strategy has {len(text)} characters; the limit is {MAX_TEXT}")
+        self.text, self.at = text, 0
+
+    def strategy(self) -> Strategy:
+        first = self.chain()
+        second = first
+        if self.peek() == "/":
+            self.at += 1
+            second = self.chain()
+        if self.at < len(self.text):
+            raise self.error(f"unexpected {self.peek()!r}", ("end of text", "+", "/"))
+        return Strategy(first, second)
+
+    def chain(self) -> Chain:
+        stages: list[Stage] = []
+        kind = "floats"
+        while True:
+            start = self.at
+            stage = self.stage(kind)
+            if stage.takes != kind:
+                self.at = start
+                raise self.error(f"{stage.name!r} takes {stage.takes}, but {kind} arrive there", _names(kind))
+            stages.append(stage)
+            kind = stage.gives
+            if kind == "bytes":
+                return Chain(tuple(stages))
+            if self.peek() != "+":
+                hint = tuple(f"+{name}" for name in _names(kind))
+                raise self.error(f"the chain ends in {kind}; it must end in bytes", hint)
+            self.at += 1
+
+    def stage(self, kind: str) -> Stage:
+        start, name = self.at, self.word()
+        if name not in STAGES:
+            self.at = start
+            raise self.error(f"unknown stage {name!r}" if name else "a stage is missing", _names(kind))
+        cls = STAGES[name]
+        settings: dict[str, Any] = {}
+        if self.peek() == ":":
+            while self.peek() in (":", ","):
+                self.at += 1
+                key, value = self.setting(cls)
+                if key in settings:
+                    raise self.error(f"{key!r} is given twice")
+                settings[key] = value
+        try:
+            return cls(**settings)
+        except ConfigError as error:
+            self.at = start
+            raise self.error(str(error)) from error
+
+    def setting(self, cls: type[Stage]) -> tuple[str, Any]:
+        start, key = self.at, self.word()
+        hints = get_type_hints(cls)
+        allowed = tuple(field.name for field in fields(cls))
+        if key not in allowed or self.peek() != "=":
+            self.at = start
+            message = f"{cls.name!r} has no setting {key!r}" if key not in allowed else f"{key!r} needs =value"
+            raise self.error(message, tuple(f"{name}=" for name in allowed) or ("+",))
+        self.at += 1
+        at, word = self.at, self.word()
+        choices = get_args(hints[key])
+        if choices and word in choices:
+            return key, word
+        if not choices and word.isascii() and word.isdigit() and len(word) <= 10:
+            return key, int(word)
+        self.at = at
+        raise self.error(f"{key}={word!r} is not understood", choices or ("a whole number",))
+
+    def word(self) -> str:
+        start = self.at
+        while self.peek() and (self.peek().isalnum() or self.peek() in "_-."):
+            self.at += 1
+        return self.text[start : self.at]
+
+    def peek(self) -> str:
+        return self.text[self.at : self.at + 1]
+
+    def error(self, message: str, allowed: tuple[str, ...] = ()) -> StrategyError:
+        return StrategyError(f"{message} at position {self.at}", self.text, self.at, allowed)
+
+
+def _variants(kind: type[Stage]) -> list[Stage]:
+    return [stage for name in STAGES.names() if issubclass(STAGES[name], kind) for stage in STAGES[name].variants()]
+
+
+def _names(kind: str) -> tuple[str, ...]:
+    return tuple(name for name in STAGES.names() if STAGES[name].takes == kind)
+
+
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    return {"stage": stage.name, **{field.name: getattr(stage, field.name) for field in fields(stage)}}
+
+
+def _stage_from_json(item: Any) -> Stage:
+    if not isinstance(item, dict) or not isinstance(item.get("stage"), str):
+        raise ConfigError(f'a stage in JSON is {{"stage": name, …settings}}, got {item!r}')
+    cls = STAGES[item["stage"]]
+    settings = {key: value for key, value in item.items() if key != "stage"}
+    for key, value in settings.items():
+        if key not in {field.name for field in fields(cls)} or isinstance(value, bool):
+            raise ConfigError(f"{cls.name}: {key}={value!r} is no setting of this stage")
+        if not isinstance(value, str if get_args(get_type_hints(cls)[key]) else int):
+            raise ConfigError(f"{cls.name}: {key}={value!r} has the wrong type")
+    return cls(**settings)
+
+
+RAW = Strategy(Chain((STAGES["raw"](),)), Chain((STAGES["raw"](),)))
