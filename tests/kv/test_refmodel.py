@@ -1,0 +1,88 @@
+"""The reference model that ships: it loads, it is small, and it has learnt text and lookup."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from tightwire.errors import ConfigError
+from tightwire.kv import refmodel
+from tightwire.kv.refmodel import tasks
+from tightwire.kv.refmodel.prompts import prompts
+
+pytest.importorskip("transformers")
+from tightwire.kv.refmodel import evaluate
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[Any, Any]:
+    return evaluate.load()
+
+
+def test_the_folder_is_a_small_llama(loaded: tuple[Any, Any]) -> None:
+    config = loaded[0].config
+    assert config.architectures == ["LlamaForCausalLM"]
+    assert config.head_dim == 64
+    assert config.num_key_value_heads < config.num_attention_heads
+    assert sum(file.stat().st_size for file in refmodel.path().iterdir()) <= 20e6
+
+
+def test_heldout_text_is_much_less_surprising_than_by_token_counts(loaded: tuple[Any, Any]) -> None:
+    counts = json.loads((refmodel.path() / "unigram.json").read_text())
+    text = refmodel.heldout()
+    unigram = evaluate.unigram_perplexity(loaded[1], text, counts)
+    assert evaluate.perplexity(*loaded, text) < 0.5 * unigram
+
+
+@pytest.mark.parametrize(("task", "least"), [("lookup", 0.9), ("copy", 0.8), ("recall", 0.8)])
+def test_answers_at_512_tokens(loaded: tuple[Any, Any], task: str, least: float) -> None:
+    assert evaluate.accuracy(*loaded, evaluate.task_table()[task], 512, n=50, seed=2026) >= least
+
+
+@pytest.mark.parametrize("text", ["The pass code of lemon is 482.", "Ä\t1234  \n\n naïve \U0001f40b;", ""])
+def test_tokenizer_round_trips(loaded: tuple[Any, Any], text: str) -> None:
+    ids = loaded[1].encode(text)
+    assert ids[0] == loaded[1].bos_token_id
+    assert loaded[1].decode(ids, skip_special_tokens=True) == text
+
+
+def test_keys_and_values_are_single_tokens(loaded: tuple[Any, Any]) -> None:
+    for piece in [f" {number:03d}" for number in range(1000)] + [f" {word}" for word in tasks.WORDS]:
+        assert len(loaded[1].encode(piece, add_special_tokens=False)) == 1
+
+
+@pytest.mark.parametrize("length", [128, 512])
+@pytest.mark.parametrize("name", ["lookup", "copy", "recall"])
+def test_tasks_are_seeded_and_of_the_wanted_length(loaded: tuple[Any, Any], name: str, length: int) -> None:
+    task = evaluate.task_table()[name]
+    first, again, other = (task(random.Random(seed), loaded[1], length) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert 0.9 * length <= len(first.prompt_ids) <= 1.05 * length
+
+
+def test_a_lookup_answer_stands_in_its_prompt(loaded: tuple[Any, Any]) -> None:
+    example = tasks.lookup(random.Random(5), loaded[1], 128)
+    key = example.prompt_ids[-2]
+    first = example.prompt_ids.index(key)
+    assert first < len(example.prompt_ids) - 2
+    assert example.prompt_ids[first + 2] == example.answer_ids[0]
+
+
+@pytest.mark.parametrize("tokens", [128, 512, 1500])
+def test_prompts_have_about_the_wanted_length_and_hold_their_answer(
+    loaded: tuple[Any, Any], tokens: int
+) -> None:
+    made = prompts(4, tokens, seed=3)
+    assert made == prompts(4, tokens, seed=3)
+    for prompt in made:
+        assert prompt.answer in prompt.text
+        assert 0.75 * tokens <= len(loaded[1].encode(prompt.text)) <= 1.25 * tokens
+
+
+def test_too_short_is_refused(loaded: tuple[Any, Any]) -> None:
+    with pytest.raises(ConfigError, match="at least"):
+        tasks.lookup(random.Random(0), loaded[1], 4)
+    with pytest.raises(ConfigError, match="at least"):
+        prompts(1, 8)
