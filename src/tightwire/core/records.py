@@ -1,0 +1,34 @@
+"""Results as plain facts, for any renderer: `tightwire.report` draws them and knows nothing else."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Table(msgspec.Struct, frozen=True, tag=True):
+    """`rows` hold one text for each of `columns`; `right` names those that are numbers; `notes` go below."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    right: list[str] = []
+    notes: list[str] = []
+
+
+class Bars(msgspec.Struct, frozen=True, tag=True):
+    """Groups of bars: `values[series][group]`, in `unit`; drawn on a logarithmic axis where `log` is set."""
+
+    title: str
+    unit: str
+    groups: list[str]
+    series: list[str]
+    values: list[list[float]]
+    log: bool = False
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A report: a title, an introduction, pictures and tables in their order."""
+
+    title: str
+    introduction: str
+    sections: list[Table | Bars]

@@ -1,0 +1,1 @@
+"""Which strategy for this request: a latency model, corrected by what was observed."""

@@ -1,0 +1,97 @@
+"""Two hosts and a link of known speed on one machine: network namespaces, a veth pair, a token bucket (tc-tbf(8)).
+
+Needs root and Linux; `available()` says so. Everything is removed on exit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from types import TracebackType
+from typing import Any
+
+from tightwire.errors import ConfigError
+
+_SEND, _RECEIVE = "10.201.7.1", "10.201.7.2"
+_BURST_BYTES = 32768
+_QUEUE_S = 0.05
+
+
+def available() -> str | None:
+    """None where namespaces can be made, else the reason why not."""
+    try:
+        import pyroute2  # noqa: F401, PLC0415
+    except ImportError:
+        return "pyroute2 is not installed"
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return "network namespaces need root"
+    try:
+        with Testbed():
+            return None
+    except Exception as error:
+        return f"network namespaces cannot be made here: {error}"
+
+
+def enter(namespace: str) -> None:
+    """Move this process into `namespace` (for a worker, before it opens any socket)."""
+    from pyroute2 import netns  # noqa: PLC0415
+
+    netns.setns(namespace)
+
+
+class Testbed:
+    """`sender` and `receiver` are namespaces; `receiver_address` is reachable from `sender` over the shaped link."""
+
+    __test__ = False  # not a test class, whatever its name says to pytest
+
+    def __init__(self) -> None:
+        tag = uuid.uuid4().hex[:6]
+        self.sender, self.receiver = f"tw-{tag}-send", f"tw-{tag}-recv"
+        self._names = (f"tw{tag}s", f"tw{tag}r")
+        self.receiver_address = _RECEIVE
+
+    def __enter__(self) -> Testbed:
+        from pyroute2 import IPRoute, NetNS, netns  # noqa: PLC0415
+
+        try:
+            for namespace in (self.sender, self.receiver):
+                netns.create(namespace)
+            with IPRoute() as ip:
+                ip.link("add", ifname=self._names[0], kind="veth", peer={"ifname": self._names[1]})
+                for name, namespace in zip(self._names, (self.sender, self.receiver), strict=True):
+                    ip.link("set", index=ip.link_lookup(ifname=name)[0], net_ns_fd=namespace)
+            for name, namespace, address in zip(
+                self._names, (self.sender, self.receiver), (_SEND, _RECEIVE), strict=True
+            ):
+                with NetNS(namespace) as ip:
+                    index = ip.link_lookup(ifname=name)[0]
+                    ip.addr("add", index=index, address=address, prefixlen=24)
+                    ip.link("set", index=index, state="up")
+                    ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def set_rate(self, bytes_per_s: float | None) -> None:
+        """Hold what the sender sends to `bytes_per_s`, or lift the limit; traffic may flow meanwhile."""
+        from pyroute2 import NetNS  # noqa: PLC0415
+        from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
+
+        if bytes_per_s is not None and bytes_per_s < 1000:
+            raise ConfigError(f"rate {bytes_per_s} B/s is below what a token bucket can do; use 1000 or more")
+        with NetNS(self.sender) as ip:
+            index = ip.link_lookup(ifname=self._names[0])[0]
+            with contextlib.suppress(NetlinkError):  # there was no limit yet
+                ip.tc("del", index=index, parent=0xFFFFFFFF)
+            if bytes_per_s is not None:
+                settings: dict[str, Any] = {"rate": int(bytes_per_s), "burst": _BURST_BYTES, "latency": f"{_QUEUE_S * 1e3:g}ms"}
+                ip.tc("add", "tbf", index, 0x10000, **settings)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        from pyroute2 import netns  # noqa: PLC0415
+
+        for namespace in (self.sender, self.receiver):
+            with contextlib.suppress(OSError):
+                netns.remove(namespace)  # the veth pair goes with its namespace

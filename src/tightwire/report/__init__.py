@@ -1,0 +1,1 @@
+"""Rendering: records in, text, HTML or pictures out; nothing is computed here."""
