@@ -82,7 +82,8 @@ def _kjv(program: Path, data: Path) -> str:
 def split_books(kjv: str) -> tuple[str, str]:
     """(training text, held-out text) of the King James text: whole books go one way or the other."""
     parts = _CHAPTER.split(kjv)[1:]
-    train, heldout = [], []
+    train: list[str] = []
+    heldout: list[str] = []
     for book, chapter, verses in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
         prose = " ".join(_VERSE.sub("", verses).split())
         (heldout if book in HELD_OUT_BOOKS else train).append(f"{book} {chapter}\n\n{prose}")

@@ -33,7 +33,10 @@ class Rows:
 
     def __init__(self, rng: random.Random, tokenizer: Encoder, documents: list[list[int]], bos: int) -> None:
         self.rng, self.documents, self.bos = rng, documents, bos
-        encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+
+        def encode(text: str) -> list[int]:
+            return tokenizer.encode(text, add_special_tokens=False)
+
         self.words = [encode(f" {word}") for word in WORDS]
         self.numbers = [encode(f" {number:03d}") for number in range(1000)]
         self.key, self.arrow, self.end, self.find = (
