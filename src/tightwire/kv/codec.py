@@ -24,7 +24,7 @@ def encode_block(block: KVBlock, strategy: Strategy, fingerprint: str = "", *, n
     try:
         k = encode_tensor(block.k, strategy.k, native_kernels)
         v = encode_tensor(block.v, strategy.v, native_kernels)
-        smaller = len(k) + len(v) < block.raw_bytes
+        smaller = len(k) + len(v) + len(str(strategy)) < block.raw_bytes + len(str(RAW))
     except NotFiniteError:
         smaller = False
     if not smaller and not strategy.is_raw:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import product
 from typing import Any, get_args, get_type_hints
 
@@ -55,6 +56,10 @@ class Chain:
     def __str__(self) -> str:
         return "+".join(map(str, self.stages))
 
+    @property
+    def short(self) -> str:
+        return "+".join(stage.short for stage in self.stages)
+
 
 @dataclass(frozen=True)
 class Strategy:
@@ -66,7 +71,7 @@ class Strategy:
     @classmethod
     def parse(cls, text: str) -> Strategy:
         """Raises StrategyError that shows where the text is wrong and what is allowed there."""
-        return _Parser(text).strategy()
+        return _parse(text)
 
     @property
     def is_raw(self) -> bool:
@@ -75,6 +80,11 @@ class Strategy:
 
     def __str__(self) -> str:
         return str(self.k) if self.k == self.v else f"{self.k}/{self.v}"
+
+    @property
+    def short(self) -> str:
+        """The text without the settings that are at their defaults; `parse` reads it back to an equal object."""
+        return self.k.short if self.k == self.v else f"{self.k.short}/{self.v.short}"
 
     def to_json(self) -> dict[str, Any]:
         """`{"k": [{"stage": name, …settings}], "v": […]}`"""
@@ -86,6 +96,11 @@ class Strategy:
         if not isinstance(data, dict) or set(data) != {"k", "v"}:
             raise ConfigError(f"a strategy in JSON has the keys k and v, got {sorted(data)}")
         return cls(*(Chain(tuple(_stage_from_json(item) for item in data[side])) for side in ("k", "v")))
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> Strategy:  # cached: a receiver reads the same text in every frame
+    return _Parser(text).strategy()
 
 
 def enumerate_chains() -> Iterator[Chain]:

@@ -93,7 +93,7 @@ def _explain(best: Candidate, raw: Candidate, allowed: list[Candidate], link: Li
             return f"nothing else is within the quality budget at {rate}"
         return f"at {rate} raw takes {format_time(raw.corrected_s)}, the next best {format_time(others[0].corrected_s)}"
     second = next((c for c in allowed if c is not best and c is not raw), raw)
-    name = "raw" if second is raw else second.strategy
+    name = Strategy.parse(second.strategy).short
     return (
         f"at {rate} it takes {format_time(best.corrected_s)} where raw takes {format_time(raw.corrected_s)}; "
         f"second was {name} with {format_time(second.corrected_s)}"

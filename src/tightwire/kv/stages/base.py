@@ -56,8 +56,17 @@ class Stage:
         return [cls()]
 
     def __str__(self) -> str:
-        settings = ",".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
-        return f"{self.name}:{settings}" if settings else self.name
+        return self._text(defaults=True)
+
+    @property
+    def short(self) -> str:
+        """The text without the settings that are at their defaults."""
+        return self._text(defaults=False)
+
+    def _text(self, defaults: bool) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = [f"{f.name}={values[f.name]}" for f in fields(self) if defaults or values[f.name] != f.default]
+        return f"{self.name}:{','.join(shown)}" if shown else self.name
 
 
 class Transform(Stage):
