@@ -1,0 +1,1 @@
+"""Faults with known truth: injected into real jobs."""

@@ -1,0 +1,53 @@
+"""What the kernel says about a process, read from /proc: nothing needs its cooperation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+STATES = {"R": "running", "S": "sleeping", "D": "in uninterruptible I/O", "T": "stopped", "t": "traced", "Z": "dead", "X": "dead", "I": "idle"}
+
+
+class ProcessState(msgspec.Struct, frozen=True):
+    """`state` is the kernel's letter; `cpu_s` the processor time used so far."""
+
+    state: str
+    cpu_s: float
+    wait_channel: str
+
+    @property
+    def dead(self) -> bool:
+        return self.state in ("Z", "X")
+
+    @property
+    def stopped(self) -> bool:
+        return self.state in ("T", "t")
+
+
+def start_ticks(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """When the process started, in clock ticks since boot; with the pid it names a process for good."""
+    fields = _stat(pid, proc)
+    return int(fields[19]) if fields else None
+
+
+def read(pid: int, started: int, proc: Path = Path("/proc")) -> ProcessState | None:
+    """None when the process that started at `started` is gone."""
+    fields = _stat(pid, proc)
+    if fields is None or (started and int(fields[19]) != started):
+        return None
+    try:
+        channel = (proc / str(pid) / "wchan").read_text().strip()
+    except OSError:
+        channel = ""
+    ticks = os.sysconf("SC_CLK_TCK")
+    return ProcessState(fields[0], (int(fields[11]) + int(fields[12])) / ticks, "" if channel == "0" else channel)
+
+
+def _stat(pid: int, proc: Path) -> list[str] | None:
+    try:
+        text = (proc / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()  # the name in brackets may hold anything

@@ -1,0 +1,89 @@
+"""Reading a rank's event ring, while it is written or after its writer died. The writer is native (`_ring`).
+
+    offset 0      header: magic "TWRING01", u32 version, capacity, rank, world, pid, goodbye; u64 pid_start, written, groups
+    offset 4096   256 probing frames of 64 bytes, one for each group of this rank, rewritten in place
+    then          `capacity` records of 64 bytes (`core.events.RECORD`), record n at n mod capacity
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tightwire.core.events import RECORD
+from tightwire.errors import ConfigError
+
+MAGIC = b"TWRING01"
+HEADER_BYTES, FRAMES = 4096, 256
+_HEADER = struct.Struct("<8s6I3Q")
+FRAME = np.dtype(
+    [
+        ("group", "<u8"), ("entered_seq", "<u8"), ("entered_ns", "<u8"), ("done_count", "<u8"), ("done_ns", "<u8"),
+        ("op", "<u4"), ("blocked", "<u4"), ("bytes", "<u8"), ("reserved", "<u8"),
+    ]
+)  # fmt: skip
+MAX_CAPACITY = 2**24
+
+
+class GroupFrame(msgspec.Struct, frozen=True):
+    """One rank in one group: it entered `entered_seq` operations and completed `done_count` of them."""
+
+    group: int
+    entered_seq: int
+    entered_ns: int
+    done_count: int
+    op: int
+
+
+class RingState(msgspec.Struct, frozen=True):
+    """`goodbye`: 0 still running or killed, 1 left in order, 2 left with an error."""
+
+    rank: int
+    world: int
+    pid: int
+    pid_start: int
+    goodbye: int
+    written: int
+    frames: list[GroupFrame]
+
+
+def read_state(path: Path) -> RingState:
+    """Raises ConfigError when `path` is not a ring; nothing is allocated by what the file claims."""
+    with path.open("rb") as file:
+        data = file.read(HEADER_BYTES + FRAMES * FRAME.itemsize)
+    header = _header(path, data)
+    rank, world, pid, goodbye, pid_start, written, groups = header[3:]
+    if groups > FRAMES or len(data) < HEADER_BYTES + FRAMES * FRAME.itemsize:
+        raise ConfigError(f"{path} is not a whole ring: {groups} groups in {len(data)} bytes; remove the file")
+    raw = np.frombuffer(data, FRAME, count=groups, offset=HEADER_BYTES)
+    frames = [
+        GroupFrame(int(f["group"]), int(f["entered_seq"]), int(f["entered_ns"]), int(f["done_count"]), int(f["op"]))
+        for f in raw
+    ]
+    return RingState(rank, world, pid, pid_start, goodbye, written, frames)
+
+
+def read_records(path: Path) -> tuple[npt.NDArray[np.void], int]:
+    """The records still in the ring, oldest first, and how many were overwritten."""
+    data = path.read_bytes()
+    capacity, written = _header(path, data)[2], _header(path, data)[8]
+    start = HEADER_BYTES + FRAMES * FRAME.itemsize
+    if not 0 < capacity <= MAX_CAPACITY or len(data) < start + capacity * RECORD.itemsize:
+        raise ConfigError(f"{path} is not a whole ring: {capacity} records do not fit {len(data)} bytes; remove the file")
+    records = np.frombuffer(data, RECORD, count=capacity, offset=start)
+    first = written % capacity if written > capacity else 0
+    kept = min(written, capacity)
+    return np.concatenate([records[first:], records[:first]])[:kept], max(written - capacity, 0)
+
+
+def _header(path: Path, data: bytes) -> tuple[int, ...]:
+    if len(data) < _HEADER.size or data[:8] != MAGIC:
+        raise ConfigError(f"{path} is not an event ring: it starts with {data[:8]!r}, not {MAGIC!r}")
+    fields = _HEADER.unpack_from(data)
+    if fields[1] != 1:
+        raise ConfigError(f"{path} is a ring of version {fields[1]}; this version reads 1")
+    return fields
