@@ -26,7 +26,7 @@ struct Header {
 };
 struct Frame {  // what one rank is doing in one group; rewritten in place
     uint64_t group, entered_seq, entered_ns, done_count, done_ns;
-    uint32_t op, blocked;
+    uint32_t op, failed;
     uint64_t bytes, reserved;
 };
 struct Record {
@@ -95,6 +95,7 @@ class Writer {
         const uint64_t now = now_ns();
         write({now, group, seq, 0, 0, op, 0, uint16_t(failed ? 5 : 4), 0, 0, 0});
         if (slot < 0 || size_t(slot) >= kFrames) return;
+        if (failed) put(frames_[slot].failed, frames_[slot].failed + 1);
         put(frames_[slot].done_ns, now);
         put(frames_[slot].done_count, frames_[slot].done_count + 1);
     }

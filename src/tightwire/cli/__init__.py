@@ -1,6 +1,7 @@
 """The `tightwire` command: parse, call, print. One file per group of commands."""
 
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -31,6 +32,16 @@ def root(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Send KV caches with less, adaptively (kv); know why a collective is stuck (ccl)."""
+
+
+@app.command()
+def demo(
+    out: Path = typer.Option(Path("tightwire-demo"), help="Folder for the picture and the HTML report."),
+) -> None:
+    """Both jobs in two minutes: KV over three links, and a frozen rank found."""
+    console = Console()
+    kv.run_demo(console, out)
+    ccl.run_demo(console)
 
 
 def main() -> None:

@@ -1,5 +1,79 @@
 """`tightwire ccl …`"""
 
+from __future__ import annotations
+
+import time
+from enum import Enum
+from pathlib import Path
+
+import msgspec
 import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from tightwire.ccl import watch
+from tightwire.ccl.verdict import TITLES, Verdict
+from tightwire.errors import ConfigError
+from tightwire.report import text
 
 app = typer.Typer(help="Know why a collective is stuck: which rank, why, and the evidence.", no_args_is_help=True)
+HANG_STATUS = 3
+
+
+class OnHang(str, Enum):
+    stop = "stop"
+    report = "report"
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    command: list[str] = typer.Argument(..., help="The job, after --: torchrun --nproc-per-node 4 train.py"),
+    out: Path = typer.Option(None, help="Folder for verdict.json [default: tightwire-incidents/TIME]."),
+    on_hang: OnHang = typer.Option(OnHang.stop, help="End the hung job once the verdict stands, or only report."),
+    patience: float = typer.Option(2.0, min=0.0, help="Seconds between the verdict and the end of the job."),
+) -> None:
+    """Run a job under observation; when it hangs, name the rank, the reason and the evidence.
+
+    Exit status: the job's own, or 3 when a hang was diagnosed.
+    """
+    console = Console(stderr=True)
+
+    def told(verdict: Verdict) -> None:
+        show(console, verdict)
+        folder = out or Path("tightwire-incidents") / time.strftime("%Y%m%d-%H%M%S")
+        folder.mkdir(parents=True, exist_ok=True)
+        data = {**msgspec.to_builtins(verdict), "time_to_verdict_s": verdict.time_to_verdict_s}
+        (folder / "verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n")
+        console.print(f"verdict: {folder / 'verdict.json'}", highlight=False, soft_wrap=True)
+
+    if not command:
+        raise ConfigError("command is missing; give it after --, like: tightwire ccl run -- torchrun train.py")
+    watched = watch.run(command, told, on_hang.value, patience)
+    if watched.ranks == 0:
+        console.print("tightwire: no rank was seen; the probe needs torch 2.5 or later in the job", highlight=False)
+    raise typer.Exit(HANG_STATUS if watched.verdict is not None else watched.status)
+
+
+@app.command()
+def demo() -> None:
+    """Freeze one rank of a 4-rank DDP training job and see it named."""
+    run_demo(Console())
+
+
+def run_demo(console: Console) -> None:
+    """Run the ccl demo and print its verdict and table."""
+    from tightwire.ccl import demo as ccl_demo  # noqa: PLC0415
+
+    console.print("starting a 4-rank DDP job under observation; one rank will be frozen", highlight=False)
+    table = ccl_demo.run(lambda verdict: show(console, verdict))
+    console.print(text.render(table))
+
+
+def show(console: Console, verdict: Verdict) -> None:
+    """A panel for one verdict."""
+    ranks = ", ".join(map(str, verdict.guilty_ranks))
+    lines = [f"guilty: rank {ranks} — {verdict.cause}", *(f"• {line}" for line in verdict.evidence)]
+    lines.append(f"said {verdict.time_to_verdict_s:.1f} s after it was last seen to move; confidence {verdict.confidence}")
+    title = f"{verdict.anomaly}: {TITLES[verdict.anomaly]}"
+    console.print(Panel(Text("\n".join(lines)), title=title, title_align="left", border_style="red"))

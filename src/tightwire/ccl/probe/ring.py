@@ -23,20 +23,21 @@ _HEADER = struct.Struct("<8s6I3Q")
 FRAME = np.dtype(
     [
         ("group", "<u8"), ("entered_seq", "<u8"), ("entered_ns", "<u8"), ("done_count", "<u8"), ("done_ns", "<u8"),
-        ("op", "<u4"), ("blocked", "<u4"), ("bytes", "<u8"), ("reserved", "<u8"),
+        ("op", "<u4"), ("failed", "<u4"), ("bytes", "<u8"), ("reserved", "<u8"),
     ]
 )  # fmt: skip
 MAX_CAPACITY = 2**24
 
 
 class GroupFrame(msgspec.Struct, frozen=True):
-    """One rank in one group: it entered `entered_seq` operations and completed `done_count` of them."""
+    """One rank in one group: it entered `entered_seq` operations, `done_count` ended, `failed` of these in error."""
 
     group: int
     entered_seq: int
     entered_ns: int
     done_count: int
     op: int
+    failed: int = 0
 
 
 class RingState(msgspec.Struct, frozen=True):
@@ -61,9 +62,12 @@ def read_state(path: Path) -> RingState:
         raise ConfigError(f"{path} is not a whole ring: {groups} groups in {len(data)} bytes; remove the file")
     raw = np.frombuffer(data, FRAME, count=groups, offset=HEADER_BYTES)
     frames = [
-        GroupFrame(int(f["group"]), int(f["entered_seq"]), int(f["entered_ns"]), int(f["done_count"]), int(f["op"]))
+        GroupFrame(
+            int(f["group"]), int(f["entered_seq"]), int(f["entered_ns"]), int(f["done_count"]), int(f["op"]),
+            int(f["failed"]),
+        )
         for f in raw
-    ]
+    ]  # fmt: skip
     return RingState(rank, world, pid, pid_start, goodbye, written, frames)
 
 

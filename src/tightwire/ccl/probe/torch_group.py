@@ -111,7 +111,12 @@ def _watch(mark: tuple[int, int, int] | None, name: str, work: Any) -> None:
     code = OPERATION_CODES[name]
 
     def finished(future: Any) -> None:
-        probe.writer.done(slot, fingerprint, seq, code, False)
+        try:
+            future.value()
+            failed = False
+        except Exception:  # the peer is gone, a timeout: this rank is a victim
+            failed = True
+        probe.writer.done(slot, fingerprint, seq, code, failed)
 
     try:
         work.get_future().add_done_callback(finished)

@@ -1,0 +1,55 @@
+"""One per host, outside the ranks: reads their rings and what the kernel says about them, and makes a summary.
+
+A rank that is stopped, deadlocked or dead is still seen: its ring is a file, its state is the kernel's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from pathlib import Path
+
+from tightwire.ccl.probe import process
+from tightwire.ccl.probe.ring import read_state
+from tightwire.ccl.summary import GroupFacts, RankSample, Summary
+from tightwire.core.clock import Clock
+from tightwire.errors import ConfigError
+
+MAX_FACTS_BYTES = 16 * 2**20
+
+
+class Agent:
+    """Watches the rings in `folder`."""
+
+    def __init__(self, folder: Path, clock: Clock, proc: Path = Path("/proc")) -> None:
+        self._folder, self._clock, self._proc = folder, clock, proc
+        self._facts_read: dict[Path, int] = {}
+        self._groups: dict[int, GroupFacts] = {}
+
+    def look(self) -> Summary:
+        """What is to be seen now. Files that are not (yet) rings are passed over."""
+        ranks = []
+        for path in sorted(self._folder.glob("rank-*.ring")):
+            with contextlib.suppress(OSError, ConfigError):
+                ring = read_state(path)
+                state = process.read(ring.pid, ring.pid_start, self._proc)
+                ranks.append(
+                    RankSample(
+                        ring.rank, ring.world, ring.pid, ring.pid_start, ring.goodbye, ring.written, ring.frames, state
+                    )
+                )
+        self._read_facts()
+        return Summary(socket.gethostname(), self._clock.now_s(), ranks, list(self._groups.values()))
+
+    def _read_facts(self) -> None:
+        for path in self._folder.glob("rank-*.groups"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                size = path.stat().st_size
+                if size == self._facts_read.get(path) or size > MAX_FACTS_BYTES:
+                    continue
+                for line in path.read_text().splitlines():
+                    fact = json.loads(line)
+                    ranks = [int(rank) for rank in fact["ranks"]]
+                    self._groups[int(fact["group"])] = GroupFacts(int(fact["group"]), str(fact["name"]), ranks)
+                self._facts_read[path] = size

@@ -1,0 +1,105 @@
+"""H1, not entered: one or more ranks never called the collective that the others wait in.
+
+Three ways to it, each with its own patience:
+
+| seen | how | patience |
+|---|---|---|
+| left | the process is gone or died of an exception while others wait for it, and it was the first to go | none |
+| stopped | its kernel state is T while another rank waits | `STOPPED_S` |
+| elsewhere | it makes no progress and waits for nobody, while others wait for it | from the job's own rhythm |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tightwire.ccl.analyzer.wait_for import Waiting, roots, waits
+from tightwire.ccl.collector import RankView
+from tightwire.ccl.summary import GroupFacts
+
+STOPPED_S = 1.5
+FLOOR_S = 8.0  # below this a checkpoint or an evaluation on one rank looks like a hang
+RHYTHM = 4.0  # times the longest pause that the job made before
+WARM_UP_EVENTS, WARM_UP_S = 10, 20.0  # the first steps import, compile and connect
+
+How = Literal["left", "stopped", "elsewhere"]
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """`rank` is where waiting ends, `since_s` when it was last seen to do anything."""
+
+    rank: int
+    how: How
+    wait: Waiting | None
+    waiting_ranks: tuple[int, ...]
+    since_s: float
+
+
+def threshold_s(ranks: Mapping[int, RankView]) -> float:
+    """How long a pause must last before it is no pause of this job any more."""
+    if any(view.sample.written < WARM_UP_EVENTS for view in ranks.values()):
+        return WARM_UP_S
+    longest = max((gap for view in ranks.values() for gap in view.gaps_s), default=0.0)
+    return max(FLOOR_S, RHYTHM * longest)
+
+
+def find(ranks: Mapping[int, RankView], groups: Mapping[int, GroupFacts], now_s: float) -> list[Suspect]:
+    """The suspects of this moment, best explanation first; empty while all is well."""
+    waiting = waits(ranks, groups)
+    return _left(ranks, waiting) or _stopped(ranks, waiting, now_s) or _elsewhere(ranks, waiting, now_s)
+
+
+def _left(ranks: Mapping[int, RankView], waiting: list[Waiting]) -> list[Suspect]:
+    left = sorted((v.left_since_s, r) for r, v in ranks.items() if v.left_since_s is not None and not _victim(v))
+    first_s = left[0][0] if left else None
+    if first_s is None:
+        return []
+    at_once = [rank for at_s, rank in left if at_s == first_s]
+    if len(at_once) == len(ranks):
+        return []  # the whole job was ended from outside
+    # Who was killed said nothing; an exception elsewhere at the same moment is its consequence.
+    guilty = [rank for rank in at_once if ranks[rank].sample.goodbye == 0] or at_once
+    suspects = []
+    for rank in guilty:
+        wait = next((w for w in waiting if rank in w.missing), next((w for w in waiting if w.rank != rank), None))
+        if wait is not None or ranks[rank].sample.goodbye == 0:
+            suspects.append(Suspect(rank, "left", wait, _waiters(waiting, {rank}), first_s))
+    return suspects
+
+
+def _victim(view: RankView) -> bool:
+    """It left in order, or with an exception out of an operation that failed: its peer was gone before."""
+    sample = view.sample
+    return sample.goodbye == 1 or (sample.goodbye == 2 and (bool(view.outstanding()) or any(f.failed for f in sample.frames)))
+
+
+def _stopped(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:
+    suspects = []
+    for rank, view in ranks.items():
+        if view.stopped_since_s is None or now_s - view.stopped_since_s < STOPPED_S:
+            continue
+        # A rank may be stopped inside the operation: then it has entered, and yet nobody gets out without it.
+        held = [w for w in waiting if w.rank != rank and (rank in w.missing or not w.missing)]
+        if held:
+            best = next((w for w in held if rank in w.missing), held[0])
+            suspects.append(Suspect(rank, "stopped", best, _waiters(held, {rank}), view.stopped_since_s))
+    return suspects
+
+
+def _elsewhere(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:
+    limit_s = threshold_s(ranks)
+    stuck = [w for w in waiting if now_s - ranks[w.rank].progress_s >= limit_s]
+    suspects = []
+    for rank, wait in roots(stuck).items():
+        view = ranks.get(rank)
+        if view is None or view.sample.goodbye == 1 or now_s - view.progress_s < limit_s:
+            continue
+        suspects.append(Suspect(rank, "elsewhere", wait, _waiters(stuck, {rank}), view.progress_s))
+    return suspects
+
+
+def _waiters(waiting: list[Waiting], guilty: set[int]) -> tuple[int, ...]:
+    return tuple(sorted({w.rank for w in waiting} - guilty))

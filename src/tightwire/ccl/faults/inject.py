@@ -1,0 +1,28 @@
+"""Faults that a process does to itself, with the truth written down first."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+FAULTS = ("stop", "kill", "loop")
+
+
+def inject(fault: str, rank: int, step: int, truth: Path | None) -> None:
+    """`stop`: SIGSTOP; `kill`: SIGKILL; `loop`: never returns. `truth` gets the fault, its rank and its time."""
+    if truth is not None:
+        told = {"fault": fault, "rank": rank, "step": step, "pid": os.getpid(), "at_s": time.monotonic()}
+        truth.write_text(json.dumps(told))
+    if fault == "loop":
+        endless_loop()
+    os.kill(os.getpid(), {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[fault])
+
+
+def endless_loop() -> None:
+    """Burns a core in Python and never gets to the next collective."""
+    count = 0
+    while True:
+        count += 1

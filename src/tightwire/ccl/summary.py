@@ -1,0 +1,46 @@
+"""What an agent says about its host at one moment; what the collector merges."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tightwire.ccl.probe.process import ProcessState
+from tightwire.ccl.probe.ring import GroupFrame
+
+
+class GroupFacts(msgspec.Struct, frozen=True):
+    """A group's name and its global ranks."""
+
+    group: int
+    name: str
+    ranks: list[int]
+
+
+class RankSample(msgspec.Struct, frozen=True):
+    """One rank: `process` is None when it is gone; `goodbye` as in the ring; `written` counts its events so far."""
+
+    rank: int
+    world: int
+    pid: int
+    pid_start: int
+    goodbye: int
+    written: int
+    frames: list[GroupFrame]
+    process: ProcessState | None
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and not self.process.dead
+
+    @property
+    def stopped(self) -> bool:
+        return self.process is not None and self.process.stopped
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """All ranks of one host at `at_s` of its monotonic clock, and the groups that its ranks know."""
+
+    host: str
+    at_s: float
+    ranks: list[RankSample]
+    groups: list[GroupFacts]

@@ -1,0 +1,31 @@
+"""A verdict: what is wrong, who is guilty, how sure we are, and the evidence in words a person can act on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+AnomalyClass = Literal["H1", "undetermined"]
+TITLES = {"H1": "a rank never entered the collective that the others wait in", "undetermined": "undetermined"}
+
+
+class Verdict(msgspec.Struct, frozen=True, rename={"anomaly": "class"}):
+    """`anomaly` is the class (`class` in JSON). `since_s` and `at_s` are on the host's monotonic clock."""
+
+    anomaly: AnomalyClass
+    guilty_ranks: list[int]
+    confidence: Literal["high", "low"]
+    cause: str
+    group: str
+    operation: str
+    sequence: int
+    waiting_ranks: list[int]
+    evidence: list[str]
+    since_s: float
+    at_s: float
+    guilty_links: list[str] = []
+
+    @property
+    def time_to_verdict_s(self) -> float:
+        return self.at_s - self.since_s

@@ -1,0 +1,163 @@
+"""Runs a command under observation: the agent's eyes, the analyzer's verdict, and what is done about it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tightwire.ccl import evidence
+from tightwire.ccl.agent import Agent
+from tightwire.ccl.analyzer import not_entered
+from tightwire.ccl.analyzer.judge import judge
+from tightwire.ccl.collector import Collector
+from tightwire.ccl.verdict import Verdict
+from tightwire.core.clock import Clock, MonotonicClock
+from tightwire.errors import ConfigError
+
+LOOK_EVERY_S = 0.03
+OnHang = Literal["stop", "report"]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """`status` is the command's own exit status (128 + n after signal n); `ranks` how many were seen."""
+
+    status: int
+    verdict: Verdict | None
+    ranks: int
+
+
+class Watcher:
+    """Turns looks into at most one verdict: `step` as often as you like. A suspicion must be there twice in a row,
+    unless it is a process that is gone: that does not pass."""
+
+    def __init__(self, agent: Agent, clock: Clock) -> None:
+        self._agent, self._clock = agent, clock
+        self.collector = Collector()
+        self._before: tuple[int, ...] = ()
+
+    def step(self) -> Verdict | None:
+        self.collector.take(self._agent.look())
+        ranks, groups = self.collector.ranks, self.collector.groups
+        suspects = not_entered.find(ranks, groups, self._clock.now_s())
+        named = tuple(s.rank for s in suspects)
+        gone = any(s.how == "left" for s in suspects)
+        firm, self._before = bool(named) and (gone or named == self._before), named
+        if not firm:
+            return None
+        seen = {}
+        for suspect in suspects:
+            sample = ranks[suspect.rank].sample
+            found = evidence.collect(sample.pid, sample.pid_start) if suspect.how != "left" else None
+            if found is not None:
+                seen[suspect.rank] = found
+        return judge(suspects, ranks, groups, seen, self._clock.now_s())
+
+
+def run(
+    command: list[str],
+    on_verdict: Callable[[Verdict], None],
+    on_hang: OnHang = "stop",
+    patience_s: float = 2.0,
+    clock: Clock | None = None,
+    on_start: Callable[[Watcher], None] | None = None,
+) -> Watched:
+    """Run `command` with the probe switched on in all its ranks. Raises ConfigError when it cannot be started."""
+    clock = clock or MonotonicClock()
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="tightwire-", dir=shared))
+    try:
+        environment = {**os.environ, "TIGHTWIRE_CCL": str(folder)}
+        try:
+            job = subprocess.Popen(command, env=environment, start_new_session=True)
+        except OSError as error:
+            raise ConfigError(f"command {command[0]!r} cannot be started: {error}; give the command after --") from error
+        with _forwarded(job) as interrupted:
+            return _observe(job, Watcher(Agent(folder, clock), clock), clock, on_verdict, on_hang, patience_s, interrupted, on_start)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _observe(
+    job: subprocess.Popen[bytes], watcher: Watcher, clock: Clock, on_verdict: Callable[[Verdict], None],
+    on_hang: OnHang, patience_s: float, interrupted: list[int], on_start: Callable[[Watcher], None] | None,
+) -> Watched:  # fmt: skip
+    verdict: Verdict | None = None
+    if on_start is not None:
+        on_start(watcher)
+    try:
+        while True:
+            status = job.poll()
+            if verdict is None and not interrupted:
+                verdict = watcher.step()
+                if verdict is not None:
+                    on_verdict(verdict)
+            elif verdict is not None and on_hang == "stop" and clock.now_s() - verdict.at_s > patience_s:
+                _end(job, clock)
+            if status is not None:
+                break
+            clock.sleep_s(LOOK_EVERY_S)
+    except BaseException:
+        _end(job, clock)
+        raise
+    return Watched(status if status >= 0 else 128 - status, verdict, len(watcher.collector.ranks))
+
+
+def _end(job: subprocess.Popen[bytes], clock: Clock) -> None:
+    """SIGTERM, then SIGKILL for what is left, to every process that the job started."""
+    family = _family(job.pid)
+    for number, wait_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if number == signal.SIGTERM:
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)  # a stopped process cannot die of SIGTERM
+        until_s = clock.now_s() + wait_s
+        while job.poll() is None and clock.now_s() < until_s:
+            clock.sleep_s(0.05)
+
+
+def _family(pid: int) -> list[int]:
+    """`pid` and all its descendants, children first; torchrun gives each rank a session of its own."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found, queue = [], [pid]
+    while queue:
+        current = queue.pop()
+        found.append(current)
+        queue += children.get(current, [])
+    return found[::-1]
+
+
+@contextlib.contextmanager
+def _forwarded(job: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
+    """SIGINT and SIGTERM go on to the job; the list holds those that came."""
+    came: list[int] = []
+
+    def forward(number: int, _frame: object) -> None:
+        came.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, number)
+
+    previous = {}
+    with contextlib.suppress(ValueError):  # not in the main thread: signals are the caller's
+        previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
