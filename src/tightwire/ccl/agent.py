@@ -10,6 +10,7 @@ import json
 import socket
 from pathlib import Path
 
+from tightwire.ccl.deaths import Deaths
 from tightwire.ccl.probe import process
 from tightwire.ccl.probe.ring import read_state
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
@@ -26,6 +27,7 @@ class Agent:
         self._folder, self._clock, self._proc = folder, clock, proc
         self._facts_read: dict[Path, int] = {}
         self._groups: dict[int, GroupFacts] = {}
+        self._deaths = Deaths()
 
     def look(self) -> Summary:
         """What is to be seen now. Files that are not (yet) rings are passed over."""
@@ -34,6 +36,8 @@ class Agent:
             with contextlib.suppress(OSError, ConfigError):
                 ring = read_state(path)
                 state = process.read(ring.pid, ring.pid_start, self._proc)
+                if state is not None:
+                    self._deaths.watch(ring.pid)
                 ranks.append(
                     RankSample(
                         ring.rank, ring.world, ring.pid, ring.pid_start, ring.goodbye, ring.written, ring.frames, state
@@ -41,6 +45,13 @@ class Agent:
                 )
         self._read_facts()
         return Summary(socket.gethostname(), self._clock.now_s(), ranks, list(self._groups.values()))
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep, but no longer than until a rank dies: who was first is seen only by looking at once."""
+        self._deaths.wait(timeout_s, self._clock)
+
+    def close(self) -> None:
+        self._deaths.close()
 
     def _read_facts(self) -> None:
         for path in self._folder.glob("rank-*.groups"):

@@ -44,6 +44,9 @@ class Watcher:
         self.collector = Collector()
         self._before: tuple[int, ...] = ()
 
+    def wait(self) -> None:
+        self._agent.wait(LOOK_EVERY_S)
+
     def step(self) -> Verdict | None:
         self.collector.take(self._agent.look())
         ranks, groups = self.collector.ranks, self.collector.groups
@@ -80,8 +83,8 @@ def run(
             job = subprocess.Popen(command, env=environment, start_new_session=True)
         except OSError as error:
             raise ConfigError(f"command {command[0]!r} cannot be started: {error}; give the command after --") from error
-        with _forwarded(job) as interrupted:
-            return _observe(job, Watcher(Agent(folder, clock), clock), clock, on_verdict, on_hang, patience_s, interrupted, on_start)
+        with _forwarded(job) as interrupted, contextlib.closing(Agent(folder, clock)) as agent:
+            return _observe(job, Watcher(agent, clock), clock, on_verdict, on_hang, patience_s, interrupted, on_start)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -104,7 +107,7 @@ def _observe(
                 _end(job, clock)
             if status is not None:
                 break
-            clock.sleep_s(LOOK_EVERY_S)
+            watcher.wait()
     except BaseException:
         _end(job, clock)
         raise

@@ -1,0 +1,124 @@
+"""The analyzer on synthetic summaries and a fake clock: exact and instant."""
+
+import pytest
+
+from tightwire.ccl.analyzer import not_entered
+from tightwire.ccl.analyzer.judge import judge
+from tightwire.ccl.collector import Collector
+from tightwire.ccl.evidence import Evidence
+from tightwire.ccl.probe.process import ProcessState
+from tightwire.ccl.probe.ring import GroupFrame
+from tightwire.ccl.summary import GroupFacts, RankSample, Summary
+
+WORLD, PIPE = GroupFacts(1, "world", [0, 1, 2, 3]), GroupFacts(2, "pipe", [2, 3])
+
+
+def sample(rank: int, counts: dict[int, tuple[int, int]], state: str | None = "S", goodbye: int = 0, failed: int = 0) -> RankSample:
+    frames = [GroupFrame(group, entered, 0, done, 1, failed) for group, (entered, done) in counts.items()]
+    process = None if state is None else ProcessState(state, 1.0, "")
+    written = sum(entered + done for entered, done in counts.values())
+    return RankSample(rank, 4, 100 + rank, 1, goodbye, written, frames, process)
+
+
+def feed(*moments: tuple[float, list[RankSample]]) -> tuple[Collector, float]:
+    collector = Collector()
+    for at_s, samples in moments:
+        collector.take(Summary("host", at_s, samples, [WORLD, PIPE]))
+    return collector, moments[-1][0]
+
+
+def suspects(*moments: tuple[float, list[RankSample]]) -> list[not_entered.Suspect]:
+    collector, now_s = feed(*moments)
+    return not_entered.find(collector.ranks, collector.groups, now_s)
+
+
+def running(step: int) -> list[RankSample]:
+    return [sample(rank, {1: (step, step)}) for rank in range(4)]
+
+
+STUCK = [sample(0, {1: (21, 20)}), sample(1, {1: (21, 20)}), sample(2, {1: (20, 20)}, "R"), sample(3, {1: (21, 20)})]
+RHYTHM = tuple((t / 10, running(t)) for t in range(1, 21))
+
+
+def test_nobody_while_all_progress_or_the_pause_is_short() -> None:
+    assert suspects(*RHYTHM) == []
+    assert suspects(*RHYTHM, (3.0, STUCK), (9.0, STUCK)) == []
+
+
+def test_the_one_who_does_not_come_is_named() -> None:
+    found = suspects(*RHYTHM, (3.0, STUCK), (11.5, STUCK))
+    assert [(s.rank, s.how, s.waiting_ranks) for s in found] == [(2, "elsewhere", (0, 1, 3))]
+
+
+def test_a_slow_job_gets_more_patience() -> None:
+    slow = tuple((5.0 * t, running(t)) for t in range(1, 21))
+    assert suspects(*slow, (103.0, STUCK), (115.0, STUCK)) == []
+    assert [s.rank for s in suspects(*slow, (103.0, STUCK), (130.0, STUCK))] == [2]
+
+
+def test_warm_up_gets_more_patience() -> None:
+    first = [sample(0, {1: (2, 1)}), sample(1, {1: (2, 1)}), sample(2, {1: (1, 1)}), sample(3, {1: (2, 1)})]
+    assert suspects((1.0, first), (15.0, first)) == []
+    assert [s.rank for s in suspects((1.0, first), (25.0, first))] == [2]
+
+
+def test_the_cause_is_followed_through_groups() -> None:
+    # 0 and 1 wait for 2 in the world; 2 waits for 3 in its pipeline; 3 waits for nobody
+    stuck = [
+        sample(0, {1: (21, 20)}), sample(1, {1: (21, 20)}), sample(2, {1: (20, 20), 2: (8, 7)}),
+        sample(3, {1: (20, 20), 2: (7, 7)}),
+    ]  # fmt: skip
+    found = suspects(*RHYTHM, (3.0, stuck), (12.0, stuck))
+    assert [s.rank for s in found] == [3]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_stopped_rank_is_named_soon_also_inside_the_operation(inside: bool) -> None:
+    stuck = list(STUCK)
+    stuck[2] = sample(2, {1: (21, 20)} if inside else {1: (20, 20)}, "T")
+    assert suspects(*RHYTHM, (3.0, stuck), (4.0, stuck)) == []
+    found = suspects(*RHYTHM, (3.0, stuck), (5.0, stuck))
+    assert [(s.rank, s.how) for s in found] == [(2, "stopped")]
+
+
+def test_the_first_to_die_is_named_not_its_victims() -> None:
+    dead = list(STUCK)
+    dead[2] = sample(2, {1: (20, 20)}, None)
+    then = [sample(0, {1: (21, 21)}, "S", goodbye=2, failed=1), sample(1, {1: (21, 20)}, None), dead[2], sample(3, {1: (21, 20)}, None)]
+    assert [s.rank for s in suspects(*RHYTHM, (3.0, dead))] == [2]
+    assert [s.rank for s in suspects(*RHYTHM, (3.0, dead), (3.2, then))] == [2]
+
+
+def test_victims_that_report_first_are_not_accused() -> None:
+    victims = [sample(0, {1: (21, 21)}, "S", goodbye=2, failed=1), *STUCK[1:]]
+    assert suspects(*RHYTHM, (3.0, victims)) == []
+
+
+def test_an_orderly_end_accuses_nobody() -> None:
+    ended = [sample(0, {1: (20, 20)}, None, goodbye=1), *running(20)[1:]]
+    assert suspects(*RHYTHM, (3.0, ended), (60.0, ended)) == []
+    killed = [sample(rank, {1: (20, 20)}, None) for rank in range(4)]
+    assert suspects(*RHYTHM, (3.0, killed)) == []
+
+
+def test_an_exception_on_one_rank_is_named() -> None:
+    raised = [*STUCK[:2], sample(2, {1: (20, 20)}, "S", goodbye=2), STUCK[3]]
+    assert [(s.rank, s.how) for s in suspects(*RHYTHM, (3.0, raised))] == [(2, "left")]
+
+
+def test_old_and_repeated_summaries_change_nothing() -> None:
+    late = (1.5, running(15))
+    assert suspects(*RHYTHM, (3.0, STUCK), late, (11.5, STUCK), (11.5, STUCK))[0].rank == 2
+
+
+def test_the_verdict_tells_what_a_person_needs() -> None:
+    collector, now_s = feed(*RHYTHM, (3.0, STUCK), (11.5, STUCK))
+    found = not_entered.find(collector.ranks, collector.groups, now_s)
+    evidence = {2: Evidence("R", "", 0.99, ["loop (train.py:7)", "main (train.py:30)"])}
+    verdict = judge(found, collector.ranks, collector.groups, evidence, now_s)
+    assert verdict.guilty_ranks == [2]
+    assert verdict.group == "world"
+    assert (verdict.operation, verdict.sequence) == ("allreduce", 21)
+    assert verdict.cause == "running in Python, not communicating"
+    assert any("loop (train.py:7)" in line for line in verdict.evidence)
+    assert verdict.time_to_verdict_s == pytest.approx(9.5)
