@@ -1,0 +1,163 @@
+"""Where K and V lie in a vLLM layer's cache `[num_blocks, H, N, 2·D]` (N: tokens in a block).
+
+| layout | K in a (block, head) slab | V in it |
+|---|---|---|
+| `cpu-vec` | first half, `[D, N]` | second half, `[N, D]` |
+| `cpu-amx` | first half, `[N/16, D/2, 16 tokens, 2]` | second half, `[D/16, N/2, 16 channels, 2]` |
+| `kv-last` | `[N, 2·D]`, the first D of the last axis | the last D of it |
+
+The shape is the same in all three, so a wrong choice would not fail, it would corrupt: `select` refuses what is not
+in its table. Nothing here imports vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tightwire.errors import LayoutError
+
+_Split = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+_Join = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`split`: contiguous cache blocks `[B, H, N, 2·D]` to K and V, each `[B, H, N, D]`; `join`: its inverse."""
+
+    name: str
+    split: _Split
+    join: _Join
+    tokens_multiple: int = 1
+    dim_multiple: int = 1
+
+    def check(self, cache: torch.Tensor) -> None:
+        """Raises LayoutError when `cache` cannot be of this layout."""
+        if cache.ndim != 4 or cache.shape[3] % 2:
+            raise LayoutError(
+                f"cache of shape {tuple(cache.shape)} is not [num_blocks, kv_heads, block_size, 2*head_size]"
+            )
+        tokens, dim = cache.shape[2], cache.shape[3] // 2
+        if tokens % self.tokens_multiple or dim % self.dim_multiple:
+            raise LayoutError(
+                f"layout {self.name} needs block_size % {self.tokens_multiple} == 0 and head_size % "
+                f"{self.dim_multiple} == 0; got {tokens} and {dim}"
+            )
+        if not cache.is_floating_point() or cache.element_size() < 2:
+            raise LayoutError(f"a cache of {cache.dtype} is quantized by the engine; use bfloat16, float16 or float32")
+
+    def gather(
+        self, cache: torch.Tensor, block_ids: Sequence[int], start: int, stop: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of K and V, each `[H, stop-start, D]`, of the request whose token t lies in `block_ids[t // N]`."""
+        first, ids = _touched(cache, block_ids, start, stop)
+        k, v = self.split(cache[ids].contiguous())
+        offset = start - first * cache.shape[2]
+        return tuple(_tokens_first(x)[:, offset : offset + stop - start].contiguous() for x in (k, v))  # type: ignore[return-value]
+
+    def scatter(
+        self, cache: torch.Tensor, block_ids: Sequence[int], start: int, k: torch.Tensor, v: torch.Tensor
+    ) -> None:
+        """Write K and V, each `[H, T, D]`, to the tokens from `start` on; all other tokens keep their values."""
+        stop = start + k.shape[1]
+        heads, block_tokens, dim = cache.shape[1], cache.shape[2], cache.shape[3] // 2
+        expected = (heads, stop - start, dim)
+        if k.shape != expected or v.shape != expected or k.dtype != cache.dtype or v.dtype != cache.dtype:
+            raise LayoutError(
+                f"K {tuple(k.shape)} {k.dtype} and V {tuple(v.shape)} {v.dtype} do not fit "
+                f"[kv_heads, tokens, head_size] = {expected} {cache.dtype}"
+            )
+        first, ids = _touched(cache, block_ids, start, stop)
+        sides = self.split(cache[ids].contiguous())
+        whole = [_tokens_first(side).contiguous() for side in sides]
+        offset = start - first * block_tokens
+        for target, source in zip(whole, (k, v), strict=True):
+            target[:, offset : offset + stop - start] = source.to(cache.device)
+        blocks = [x.reshape(heads, len(ids), block_tokens, dim).transpose(0, 1).contiguous() for x in whole]
+        cache[ids] = self.join(*blocks)
+
+
+def _touched(cache: torch.Tensor, block_ids: Sequence[int], start: int, stop: int) -> tuple[int, torch.Tensor]:
+    """Index of the first block that holds a token of [start, stop), and the ids of all that do."""
+    tokens = cache.shape[2]
+    if not 0 <= start < stop <= len(block_ids) * tokens:
+        raise LayoutError(f"tokens {start}-{stop} are not in {len(block_ids)} blocks of {tokens}")
+    first = start // tokens
+    ids = list(block_ids[first : -(-stop // tokens)])
+    if min(ids) < 0 or max(ids) >= cache.shape[0]:
+        raise LayoutError(f"block ids {ids} are not in 0-{cache.shape[0] - 1}")
+    return first, torch.tensor(ids, device=cache.device)
+
+
+def _tokens_first(x: torch.Tensor) -> torch.Tensor:
+    """`[B, H, N, D]` to `[H, B·N, D]`."""
+    return x.transpose(0, 1).reshape(x.shape[1], -1, x.shape[3])
+
+
+def _halves(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return blocks.reshape(*blocks.shape[:2], 2, -1).unbind(2)  # type: ignore[return-value]
+
+
+def _whole(k: torch.Tensor, v: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    b, h, n, d = shape
+    return torch.stack((k.reshape(b, h, n * d), v.reshape(b, h, n * d)), 2).reshape(b, h, n, 2 * d)
+
+
+def _split_vec(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    b, h, n, dd = blocks.shape
+    k, v = _halves(blocks)
+    return k.reshape(b, h, dd // 2, n).transpose(2, 3), v.reshape(b, h, n, dd // 2)
+
+
+def _join_vec(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return _whole(k.transpose(2, 3), v, k.shape)
+
+
+def _split_amx(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    b, h, n, dd = blocks.shape
+    d = dd // 2
+    k, v = _halves(blocks)
+    k = k.reshape(b, h, n // 16, d // 2, 16, 2).transpose(3, 4).reshape(b, h, n, d)
+    v = v.reshape(b, h, d // 16, n // 2, 16, 2).permute(0, 1, 3, 5, 2, 4).reshape(b, h, n, d)
+    return k, v
+
+
+def _join_amx(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    b, h, n, d = k.shape
+    packed_k = k.reshape(b, h, n // 16, 16, d // 2, 2).transpose(3, 4)
+    packed_v = v.reshape(b, h, n // 2, 2, d // 16, 16).permute(0, 1, 4, 2, 5, 3)
+    return _whole(packed_k, packed_v, k.shape)
+
+
+def _split_last(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    k, v = blocks.chunk(2, dim=3)
+    return k, v
+
+
+def _join_last(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return torch.cat((k, v), dim=3)
+
+
+CPU_VEC = Layout("cpu-vec", _split_vec, _join_vec)
+CPU_AMX = Layout("cpu-amx", _split_amx, _join_amx, tokens_multiple=32, dim_multiple=32)
+KV_LAST = Layout("kv-last", _split_last, _join_last)
+
+# (attention backend, instruction set or "")
+KNOWN: dict[tuple[str, str], Layout] = {
+    ("CPU_ATTN", "vec"): CPU_VEC,
+    ("CPU_ATTN", "amx"): CPU_AMX,
+    ("FLASH_ATTN", ""): KV_LAST,
+    ("TRITON_ATTN", ""): KV_LAST,
+}
+
+
+def select(backend: str, isa: str = "") -> Layout:
+    """The layout that vLLM's attention `backend` writes with the instruction set `isa` (CPU only).
+    Raises LayoutError for any pair that is not in `KNOWN`."""
+    if (backend, isa) not in KNOWN:
+        known = ", ".join(f"{name}/{what}" if what else name for name, what in KNOWN)
+        asked = f"{backend}/{isa}" if isa else backend
+        raise LayoutError(f"the KV layout of attention backend {asked} is not verified; known are {known}")
+    return KNOWN[backend, isa]
