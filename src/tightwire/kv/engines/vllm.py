@@ -180,7 +180,7 @@ class _Scheduler:
     def __init__(self, producer: bool) -> None:
         self._producer = producer
         self._loads: list[Move] = []
-        self._asked: set[str] = set()  # a load is tried once; what fails is recomputed
+        self._asked: set[str] = set()  # sent or asked for: once a request, also after a preemption
         self._prompts: dict[str, tuple[str, int]] = {}  # request: transfer, tokens to send
         self._blocks: dict[str, list[int]] = {}
 
@@ -194,7 +194,7 @@ class _Scheduler:
             return
         name, stop = transfer_id(request.kv_transfer_params, request.prompt_token_ids), len(request.prompt_token_ids) - 1
         if self._producer:
-            if stop > 0:
+            if stop > 0 and request.request_id not in self._asked:
                 self._prompts.setdefault(request.request_id, (name, stop))
         elif external > 0:
             self._asked.add(request.request_id)
@@ -217,7 +217,6 @@ class _Scheduler:
         self._asked.discard(request_id)
         self._prompts.pop(request_id, None)
         self._blocks.pop(request_id, None)
-        self._loads = [move for move in self._loads if move.request_id != request_id]
 
     def _grow(self, plan: Plan, output: Any, name: str, ids: list[int], computed: int, *, replace: bool) -> None:
         if name not in self._prompts:
@@ -226,7 +225,8 @@ class _Scheduler:
         transfer, stop = self._prompts[name]
         if computed + output.num_scheduled_tokens[name] > stop:  # the whole prompt, in however many chunks
             plan.saves.append(Move(name, transfer, tuple(blocks), 0, stop))
-            self.forget(name)
+            del self._prompts[name], self._blocks[name]
+            self._asked.add(name)
 
 
 class _Worker:
