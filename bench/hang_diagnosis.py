@@ -13,9 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from harness import Result, parser, publish
+from tightwire import _ring
+from tightwire.ccl.probe import ring_writer
 
 RANKS = 4
 
@@ -39,9 +43,20 @@ def fault_runs(fault: str, runs: int, rng: random.Random) -> list[Result]:
             folder = Path(name)
             truth = folder / "truth.json"
             status, verdict = job(
-                folder / "out", "--fault", fault, "--rank", str(rank), "--step", str(step), "--truth", str(truth), steps=100_000
+                folder / "out",
+                "--fault",
+                fault,
+                "--rank",
+                str(rank),
+                "--step",
+                str(step),
+                "--truth",
+                str(truth),
+                steps=100_000,
             )
-            good = verdict is not None and verdict["guilty_ranks"] == [rank] and verdict["class"] == "H1" and status == 3
+            good = (
+                verdict is not None and verdict["guilty_ranks"] == [rank] and verdict["class"] == "H1" and status == 3
+            )
             right += good
             if verdict is not None:
                 times.append(verdict["at_s"] - json.loads(truth.read_text())["at_s"])
@@ -49,7 +64,13 @@ def fault_runs(fault: str, runs: int, rng: random.Random) -> list[Result]:
     note = f"{runs} runs, random rank and step"
     return [
         Result(f"h1_{fault}.named_right", right / runs, "share", "higher", note),
-        Result(f"h1_{fault}.time_to_verdict_s", statistics.median(times or [float("nan")]), "s", "lower", "median, from the fault"),
+        Result(
+            f"h1_{fault}.time_to_verdict_s",
+            statistics.median(times or [float("nan")]),
+            "s",
+            "lower",
+            "median, from the fault",
+        ),
         Result(f"h1_{fault}.time_to_verdict_max_s", max(times or [float("nan")]), "s", "lower", "worst"),
     ]
 
@@ -64,11 +85,9 @@ def clean_runs(runs: int) -> Result:
     return Result("clean.accusations", accusations, "runs", "lower", f"of {runs} runs of 200 steps")
 
 
-def event_cost() -> Result:
-    from tightwire import _ring
-
+def event_cost(figure: str, make: Callable[..., Any], what: str) -> Result:
     with tempfile.TemporaryDirectory() as name:
-        writer = _ring.Writer(f"{name}/ring", 8192, 0, 1, os.getpid(), 0)
+        writer = make(f"{name}/ring", 8192, 0, 1, os.getpid(), 0)
         slot = writer.add_group(7)
         count, costs = 20_000, []
         for _ in range(9):
@@ -76,7 +95,13 @@ def event_cost() -> Result:
             for index in range(count):
                 writer.entered(slot, 7, index, 1, 4096, 1, 5, 0)
             costs.append((time.perf_counter() - start) / count * 1e6)
-    return Result("probe.event_cost_us", statistics.median(costs), "us", "lower", "one record into the native ring, called from Python")
+    return Result(
+        figure,
+        statistics.median(costs),
+        "us",
+        "lower",
+        f"one record into the ring by the {what}, called from Python",
+    )
 
 
 def main() -> None:
@@ -85,7 +110,10 @@ def main() -> None:
     arguments_parser.add_argument("--seed", type=int, default=1)
     arguments = arguments_parser.parse_args()
     rng = random.Random(arguments.seed)
-    results = [event_cost()]
+    results = [
+        event_cost("probe.event_cost_us", _ring.Writer, "native writer"),
+        event_cost("probe.python_event_cost_us", ring_writer.Writer, "Python twin"),
+    ]
     for fault in ("stop", "kill", "loop"):
         results += fault_runs(fault, arguments.runs, rng)
     results.append(clean_runs(arguments.runs))

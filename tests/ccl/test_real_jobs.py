@@ -59,7 +59,9 @@ def test_a_clean_job_accuses_nobody_and_keeps_its_status(tmp_path: Path) -> None
 
 def test_a_job_that_fails_by_itself_keeps_its_status_and_nobody_is_accused(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
-    script.write_text("import torch, torch.distributed as d\nd.init_process_group('gloo')\nd.barrier()\nraise SystemExit(7)\n")
+    script.write_text(
+        "import torch, torch.distributed as d\nd.init_process_group('gloo')\nd.barrier()\nraise SystemExit(7)\n"
+    )
     status, verdict, printed = run_job(tmp_path / "out", str(script))
     assert status == 1, printed  # torchrun's own
     assert verdict is None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 
 GAPS_KEPT = 200
+SET_UP_EVENTS = 4  # a pause before these is import, connection and data loading: no rhythm of the job
 
 
 @dataclass(eq=False)
@@ -49,7 +50,8 @@ class Collector:
             elif summary.at_s <= view.seen_s:
                 continue
             if sample.written != view.sample.written:
-                view.gaps_s.append(summary.at_s - view.progress_s)
+                if view.sample.written >= SET_UP_EVENTS:
+                    view.gaps_s.append(summary.at_s - view.progress_s)
                 view.progress_s = summary.at_s
             view.sample, view.seen_s = sample, summary.at_s
             if not sample.stopped:

@@ -82,7 +82,9 @@ def run(
         try:
             job = subprocess.Popen(command, env=environment, start_new_session=True)
         except OSError as error:
-            raise ConfigError(f"command {command[0]!r} cannot be started: {error}; give the command after --") from error
+            raise ConfigError(
+                f"command {command[0]!r} cannot be started: {error}; give the command after --"
+            ) from error
         with _forwarded(job) as interrupted, contextlib.closing(Agent(folder, clock)) as agent:
             return _observe(job, Watcher(agent, clock), clock, on_verdict, on_hang, patience_s, interrupted, on_start)
     finally:

@@ -29,7 +29,7 @@ class OnHang(str, Enum):
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(
     command: list[str] = typer.Argument(..., help="The job, after --: torchrun --nproc-per-node 4 train.py"),
-    out: Path = typer.Option(None, help="Folder for verdict.json [default: tightwire-incidents/TIME]."),
+    out: Path | None = typer.Option(None, help="Folder for verdict.json [default: tightwire-incidents/TIME]."),
     on_hang: OnHang = typer.Option(OnHang.stop, help="End the hung job once the verdict stands, or only report."),
     patience: float = typer.Option(2.0, min=0.0, help="Seconds between the verdict and the end of the job."),
 ) -> None:
@@ -63,7 +63,7 @@ def demo() -> None:
 
 def run_demo(console: Console) -> None:
     """Run the ccl demo and print its verdict and table."""
-    from tightwire.ccl import demo as ccl_demo  # noqa: PLC0415
+    from tightwire.ccl import demo as ccl_demo
 
     console.print("starting a 4-rank DDP job under observation; one rank will be frozen", highlight=False)
     table = ccl_demo.run(lambda verdict: show(console, verdict))
@@ -74,6 +74,8 @@ def show(console: Console, verdict: Verdict) -> None:
     """A panel for one verdict."""
     ranks = ", ".join(map(str, verdict.guilty_ranks))
     lines = [f"guilty: rank {ranks} — {verdict.cause}", *(f"• {line}" for line in verdict.evidence)]
-    lines.append(f"said {verdict.time_to_verdict_s:.1f} s after it was last seen to move; confidence {verdict.confidence}")
+    lines.append(
+        f"said {verdict.time_to_verdict_s:.1f} s after it was last seen to move; confidence {verdict.confidence}"
+    )
     title = f"{verdict.anomaly}: {TITLES[verdict.anomaly]}"
     console.print(Panel(Text("\n".join(lines)), title=title, title_align="left", border_style="red"))

@@ -13,7 +13,9 @@ from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 WORLD, PIPE = GroupFacts(1, "world", [0, 1, 2, 3]), GroupFacts(2, "pipe", [2, 3])
 
 
-def sample(rank: int, counts: dict[int, tuple[int, int]], state: str | None = "S", goodbye: int = 0, failed: int = 0) -> RankSample:
+def sample(
+    rank: int, counts: dict[int, tuple[int, int]], state: str | None = "S", goodbye: int = 0, failed: int = 0
+) -> RankSample:
     frames = [GroupFrame(group, entered, 0, done, 1, failed) for group, (entered, done) in counts.items()]
     process = None if state is None else ProcessState(state, 1.0, "")
     written = sum(entered + done for entered, done in counts.values())
@@ -58,7 +60,7 @@ def test_a_slow_job_gets_more_patience() -> None:
 
 def test_warm_up_gets_more_patience() -> None:
     first = [sample(0, {1: (2, 1)}), sample(1, {1: (2, 1)}), sample(2, {1: (1, 1)}), sample(3, {1: (2, 1)})]
-    assert suspects((1.0, first), (15.0, first)) == []
+    assert suspects((1.0, first), (11.0, first)) == []
     assert [s.rank for s in suspects((1.0, first), (25.0, first))] == [2]
 
 
@@ -84,7 +86,12 @@ def test_a_stopped_rank_is_named_soon_also_inside_the_operation(inside: bool) ->
 def test_the_first_to_die_is_named_not_its_victims() -> None:
     dead = list(STUCK)
     dead[2] = sample(2, {1: (20, 20)}, None)
-    then = [sample(0, {1: (21, 21)}, "S", goodbye=2, failed=1), sample(1, {1: (21, 20)}, None), dead[2], sample(3, {1: (21, 20)}, None)]
+    then = [
+        sample(0, {1: (21, 21)}, "S", goodbye=2, failed=1),
+        sample(1, {1: (21, 20)}, None),
+        dead[2],
+        sample(3, {1: (21, 20)}, None),
+    ]
     assert [s.rank for s in suspects(*RHYTHM, (3.0, dead))] == [2]
     assert [s.rank for s in suspects(*RHYTHM, (3.0, dead), (3.2, then))] == [2]
 

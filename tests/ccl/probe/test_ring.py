@@ -48,7 +48,9 @@ def test_garbage_is_refused(tmp_path_factory: pytest.TempPathFactory, data: byte
 
 
 @given(st.integers(0, 4095), st.integers(0, 255))
-def test_a_damaged_header_never_crashes_or_takes_memory(tmp_path_factory: pytest.TempPathFactory, at: int, value: int) -> None:
+def test_a_damaged_header_never_crashes_or_takes_memory(
+    tmp_path_factory: pytest.TempPathFactory, at: int, value: int
+) -> None:
     path = tmp_path_factory.mktemp("ring") / "rank-0.ring"
     make(path)
     data = bytearray(path.read_bytes())

@@ -68,7 +68,7 @@ def _explain(suspect: Suspect, view: RankView, evidence: Evidence | None) -> tup
         state = STATES.get(evidence.state, evidence.state)
         told.append(f"{name} is {state} (kernel state {evidence.state}){where}")
         if suspect.how == "elsewhere":
-            burning = evidence.cpu_share > 0.5
+            burning = evidence.state == "R" or evidence.cpu_share > 0.5  # on a loaded machine the share is small
             cause = "running in Python, not communicating" if burning else "blocked outside the collective"
             told[-1] += f", using {100 * evidence.cpu_share:.0f} % of a core"
         if evidence.wait_channel:

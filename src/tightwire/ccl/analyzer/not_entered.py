@@ -20,9 +20,10 @@ from tightwire.ccl.collector import RankView
 from tightwire.ccl.summary import GroupFacts
 
 STOPPED_S = 1.5
+STOPPED_ALONE_S = 5.0  # nobody waits in a collective yet: the others may still be in the rendezvous
 FLOOR_S = 8.0  # below this a checkpoint or an evaluation on one rank looks like a hang
-RHYTHM = 4.0  # times the longest pause that the job made before
-WARM_UP_EVENTS, WARM_UP_S = 10, 20.0  # the first steps import, compile and connect
+RHYTHM = 3.0  # times the longest pause that the job made before
+WARM_UP_EVENTS, WARM_UP_S = 10, 12.0  # the first steps import, compile and connect
 
 How = Literal["left", "stopped", "elsewhere"]
 
@@ -73,7 +74,9 @@ def _left(ranks: Mapping[int, RankView], waiting: list[Waiting]) -> list[Suspect
 def _victim(view: RankView) -> bool:
     """It left in order, or with an exception out of an operation that failed: its peer was gone before."""
     sample = view.sample
-    return sample.goodbye == 1 or (sample.goodbye == 2 and (bool(view.outstanding()) or any(f.failed for f in sample.frames)))
+    return sample.goodbye == 1 or (
+        sample.goodbye == 2 and (bool(view.outstanding()) or any(f.failed for f in sample.frames))
+    )
 
 
 def _stopped(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:
@@ -86,7 +89,13 @@ def _stopped(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float
         if held:
             best = next((w for w in held if rank in w.missing), held[0])
             suspects.append(Suspect(rank, "stopped", best, _waiters(held, {rank}), view.stopped_since_s))
+        elif now_s - view.stopped_since_s >= STOPPED_ALONE_S and any(_runs(other) for other in ranks.values()):
+            suspects.append(Suspect(rank, "stopped", None, (), view.stopped_since_s))
     return suspects
+
+
+def _runs(view: RankView) -> bool:
+    return view.sample.alive and not view.sample.stopped and view.sample.goodbye == 0
 
 
 def _elsewhere(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:

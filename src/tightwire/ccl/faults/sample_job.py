@@ -39,7 +39,7 @@ def main() -> None:
         x = torch.randn(32, 128, generator=generator)
         optimiser.zero_grad()
         loss = nn.functional.cross_entropy(model(x), x[:, :10].argmax(dim=1))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         time.sleep(arguments.pause)
         if rank == 0 and step % 50 == 0:

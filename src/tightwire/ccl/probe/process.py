@@ -7,7 +7,16 @@ from pathlib import Path
 
 import msgspec
 
-STATES = {"R": "running", "S": "sleeping", "D": "in uninterruptible I/O", "T": "stopped", "t": "traced", "Z": "dead", "X": "dead", "I": "idle"}
+STATES = {
+    "R": "running",
+    "S": "sleeping",
+    "D": "in uninterruptible I/O",
+    "T": "stopped",
+    "t": "traced",
+    "Z": "dead",
+    "X": "dead",
+    "I": "idle",
+}
 
 
 class ProcessState(msgspec.Struct, frozen=True):

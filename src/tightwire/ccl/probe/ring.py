@@ -1,8 +1,8 @@
 """Reading a rank's event ring, while it is written or after its writer died. The writer is native (`_ring`).
 
-    offset 0      header: magic "TWRING01", u32 version, capacity, rank, world, pid, goodbye; u64 pid_start, written, groups
-    offset 4096   256 probing frames of 64 bytes, one for each group of this rank, rewritten in place
-    then          `capacity` records of 64 bytes (`core.events.RECORD`), record n at n mod capacity
+offset 0      header: magic "TWRING01", u32 version, capacity, rank, world, pid, goodbye; u64 pid_start, written, groups
+offset 4096   256 probing frames of 64 bytes, one for each group of this rank, rewritten in place
+then          `capacity` records of 64 bytes (`core.events.RECORD`), record n at n mod capacity
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def read_records(path: Path) -> tuple[npt.NDArray[np.void], int]:
     capacity, written = _header(path, data)[2], _header(path, data)[8]
     start = HEADER_BYTES + FRAMES * FRAME.itemsize
     if not 0 < capacity <= MAX_CAPACITY or len(data) < start + capacity * RECORD.itemsize:
-        raise ConfigError(f"{path} is not a whole ring: {capacity} records do not fit {len(data)} bytes; remove the file")
+        raise ConfigError(
+            f"{path} is not a whole ring: {capacity} records do not fit {len(data)} bytes; remove the file"
+        )
     records = np.frombuffer(data, RECORD, count=capacity, offset=start)
     first = written % capacity if written > capacity else 0
     kept = min(written, capacity)

@@ -38,13 +38,15 @@ class _Probe:
     """This rank's ring and the groups in it."""
 
     def __init__(self, folder: Path) -> None:
-        from tightwire import _ring  # noqa: PLC0415
+        make = _ring_writer()
 
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         folder.mkdir(parents=True, exist_ok=True)
         self._facts = folder / f"rank-{rank}.groups"
         self._facts.write_text("")
-        self.writer = _ring.Writer(str(folder / f"rank-{rank}.ring"), CAPACITY, rank, world, os.getpid(), start_ticks(os.getpid()) or 0)
+        self.writer = make(
+            str(folder / f"rank-{rank}.ring"), CAPACITY, rank, world, os.getpid(), start_ticks(os.getpid()) or 0
+        )
         self._pid, self._failed = os.getpid(), False
         atexit.register(self._goodbye)
         previous = sys.excepthook
@@ -75,7 +77,8 @@ class ObservedGroup(dist.ProcessGroup):
     _tw_seq = 0
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
-        super().__init__(rank, size)  # the only constructor through which pybind lets Python override methods
+        # the only constructor through which pybind lets Python override methods
+        super().__init__(rank, size)  # type: ignore[call-arg]
 
 
 def _note(group: ObservedGroup, name: str, args: tuple[Any, ...]) -> tuple[int, int, int] | None:
@@ -152,6 +155,8 @@ def attach(folder: str | None = None) -> bool:
         original = distributed_c10d._new_process_group_helper
 
         def build(*args: Any, **kwargs: Any) -> Any:
+            if _probe is not None:
+                _probe.writer.goodbye(0)  # it is (again) in a group
             plain = distributed_c10d.ProcessGroup
             distributed_c10d.ProcessGroup = ObservedGroup  # type: ignore[misc]
             try:
@@ -160,10 +165,27 @@ def attach(folder: str | None = None) -> bool:
                 distributed_c10d.ProcessGroup = plain  # type: ignore[misc]
 
         distributed_c10d._new_process_group_helper = build
+        end = distributed_c10d.destroy_process_group
+
+        def destroy(group: Any = None) -> None:
+            whole = group is None or group is dist.group.WORLD
+            end(group)
+            if whole and _probe is not None:  # a process that ends after this, even by os._exit, left in order
+                _probe.writer.goodbye(GOODBYE)
+
+        distributed_c10d.destroy_process_group = dist.destroy_process_group = destroy
     except Exception as error:
         _give_up(error)
         return False
     return True
+
+
+def _ring_writer() -> Any:
+    try:
+        from tightwire._ring import Writer  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:  # not built here
+        from tightwire.ccl.probe.ring_writer import Writer
+    return Writer
 
 
 def _give_up(error: Exception) -> None:
