@@ -13,7 +13,7 @@ PROMPT = list(range(300, 600))  # token ids
 PARAMS = {"transfer_id": "example"}
 
 
-def engine(model: str, role: str, extra: dict[str, object]):  # noqa: ANN201
+def engine(model: str, role: str, extra: dict[str, object]):
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM
     from vllm.config import KVTransferConfig
