@@ -129,3 +129,17 @@ def test_the_verdict_tells_what_a_person_needs() -> None:
     assert verdict.cause == "running in Python, not communicating"
     assert any("loop (train.py:7)" in line for line in verdict.evidence)
     assert verdict.time_to_verdict_s == pytest.approx(9.5)
+
+
+def test_a_slow_start_is_no_rhythm() -> None:
+    late = tuple((20.0 + at_s, samples) for at_s, samples in RHYTHM)
+    empty = [sample(rank, {}) for rank in range(4)]
+    assert [s.rank for s in suspects((0.0, empty), *late, (23.0, STUCK), (31.5, STUCK))] == [2]
+
+
+def test_a_rank_stopped_before_any_collective_is_named_but_not_a_suspended_job() -> None:
+    one = [sample(rank, {}, "T" if rank == 1 else "S") for rank in range(4)]
+    assert suspects((1.0, one), (5.0, one)) == []
+    assert [(s.rank, s.how) for s in suspects((1.0, one), (6.5, one))] == [(1, "stopped")]
+    everyone = [sample(rank, {}, "T") for rank in range(4)]
+    assert suspects((1.0, everyone), (60.0, everyone)) == []
