@@ -39,9 +39,7 @@ class Report(msgspec.Struct, frozen=True):
 
 def parser(description: str) -> argparse.ArgumentParser:
     """An argument parser that already knows `--json FILE`."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     return made
 

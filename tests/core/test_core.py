@@ -2,7 +2,14 @@ import pytest
 
 from tightwire.core.clock import FakeClock
 from tightwire.core.registry import Registry
-from tightwire.core.units import format_rate, format_size, format_time, parse_rate_bytes_per_s, parse_size_bytes, parse_time_s
+from tightwire.core.units import (
+    format_rate,
+    format_size,
+    format_time,
+    parse_rate_bytes_per_s,
+    parse_size_bytes,
+    parse_time_s,
+)
 from tightwire.errors import ConfigError
 
 

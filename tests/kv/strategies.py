@@ -15,7 +15,12 @@ dtypes = st.sampled_from([torch.bfloat16, torch.float16, torch.float32])
 @st.composite
 def blocks(draw: st.DrawFn) -> KVBlock:
     """Odd shapes and hard values: constants, zeros, subnormals, one huge outlier."""
-    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 40)), draw(st.sampled_from([16, 64, 80, 128])))
+    shape = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 40)),
+        draw(st.sampled_from([16, 64, 80, 128])),
+    )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     dtype = draw(dtypes)
 

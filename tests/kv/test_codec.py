@@ -34,7 +34,9 @@ def test_raw_is_exact_for_every_bit_pattern() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("text", ["hadamard+uniform:levels=16+pack", "uniform:levels=10+zstd", "uniform:axis=channel+pack"])
+@pytest.mark.parametrize(
+    "text", ["hadamard+uniform:levels=16+pack", "uniform:levels=10+zstd", "uniform:axis=channel+pack"]
+)
 def test_what_is_not_finite_is_sent_raw(bad: float, text: str) -> None:
     k = torch.randn(1, 2, 8, 64).to(torch.bfloat16)
     k[0, 1, 3, 7] = bad

@@ -18,7 +18,10 @@ from tightwire.kv.strategy import Strategy
 
 torch.manual_seed(0)
 BLOCK = KVBlock(torch.randn(2, 2, 9, 64).to(torch.bfloat16), torch.randn(2, 2, 9, 64).to(torch.bfloat16), 1, 32)
-FRAMES = [encode_block(BLOCK, Strategy.parse(text), "m") for text in ("raw", "hadamard+uniform:levels=16+pack", "uniform:levels=6+zstd")]
+FRAMES = [
+    encode_block(BLOCK, Strategy.parse(text), "m")
+    for text in ("raw", "hadamard+uniform:levels=16+pack", "uniform:levels=6+zstd")
+]
 
 
 def forge(data: bytes, **changes: object) -> bytes:

@@ -71,9 +71,7 @@ def test_a_lookup_answer_stands_in_its_prompt(loaded: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize("tokens", [128, 512, 1500])
-def test_prompts_have_about_the_wanted_length_and_hold_their_answer(
-    loaded: tuple[Any, Any], tokens: int
-) -> None:
+def test_prompts_have_about_the_wanted_length_and_hold_their_answer(loaded: tuple[Any, Any], tokens: int) -> None:
     made = prompts(4, tokens, seed=3)
     assert made == prompts(4, tokens, seed=3)
     for prompt in made:

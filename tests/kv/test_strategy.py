@@ -52,7 +52,10 @@ def test_out_of_range_settings_are_named() -> None:
         Strategy.parse("raw" * 1000)
 
 
-@pytest.mark.parametrize("data", [{}, {"k": [], "v": []}, {"k": [{"stage": "raw"}]}, {"k": [{"stage": "raw", "x": 1}], "v": [{"stage": "raw"}]}])
+@pytest.mark.parametrize(
+    "data",
+    [{}, {"k": [], "v": []}, {"k": [{"stage": "raw"}]}, {"k": [{"stage": "raw", "x": 1}], "v": [{"stage": "raw"}]}],
+)
 def test_wrong_json_is_refused(data: dict) -> None:
     with pytest.raises((ConfigError, TightwireError)):
         Strategy.from_json(data)

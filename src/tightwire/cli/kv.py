@@ -18,7 +18,7 @@ app = typer.Typer(
 
 @app.command()
 def strategies(
-    strategy: str = typer.Argument(None, help="Check and explain this strategy instead of listing the stages."),
+    strategy: str | None = typer.Argument(None, help="Check and explain this strategy instead of listing the stages."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """List the stages that can be composed, or check one strategy.
@@ -26,8 +26,8 @@ def strategies(
     A strategy is a chain of stages joined by +, for K and V alike, or K's chain / V's chain:
     hadamard+uniform:levels=16,axis=group,group=64+pack
     """
-    from tightwire.kv.describe import count, stages  # noqa: PLC0415
-    from tightwire.kv.strategy import Strategy  # noqa: PLC0415
+    from tightwire.kv.describe import count, stages
+    from tightwire.kv.strategy import Strategy
 
     console = Console()
     if strategy is not None:
@@ -62,9 +62,9 @@ def demo(
 
 def run_demo(console: Console, out: Path, userspace: bool = False, prompts: int = 3, tokens: int = 900) -> None:
     """Run the kv demo, print its tables, write its files and print their paths."""
-    from tightwire.kv.demo import prompts as texts  # noqa: PLC0415
-    from tightwire.kv.demo import run  # noqa: PLC0415
-    from tightwire.report import html, plot  # noqa: PLC0415
+    from tightwire.kv.demo import prompts as texts
+    from tightwire.kv.demo import run
+    from tightwire.report import html, plot
 
     with console.status("starting a prefill and a decode process") as status:
 
@@ -74,7 +74,7 @@ def run_demo(console: Console, out: Path, userspace: bool = False, prompts: int 
             else:
                 console.print(f"  {line}", highlight=False, soft_wrap=True)
 
-        made = texts.make(prompts + 2, tokens)
+        made = texts.make(prompts + 4, tokens)
         page = run.summarise(run.run(made[:prompts], made[prompts:], say, userspace))
     for part in page.sections:
         if isinstance(part, Table):

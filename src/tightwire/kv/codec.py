@@ -7,7 +7,7 @@ import torch
 
 from tightwire.errors import ConfigError, FrameError, StrategyError
 from tightwire.kv import frame as wire
-from tightwire.kv.block import DTYPE_NAMES, DTYPES, U8, U16, KVBlock, from_float32, to_float32
+from tightwire.kv.block import DTYPE_NAMES, DTYPES, F32, U8, U16, KVBlock, from_float32, to_float32
 from tightwire.kv.kernels import native
 from tightwire.kv.stages.base import Codec, Lossless, NotFiniteError, Quantized
 from tightwire.kv.stages.codecs.pack import Pack, bits_for
@@ -115,7 +115,7 @@ def decode_tensor(
     return from_float32(values, dtype)
 
 
-def _plan(chain: Chain, dim: int) -> tuple[Uniform, int, native.F32] | None:
+def _plan(chain: Chain, dim: int) -> tuple[Uniform, int, F32] | None:
     """What the fused kernels need, or None where they do not cover this chain: (quantizer, group, rotation)."""
     quantizer = chain.quantizer
     if not isinstance(quantizer, Uniform) or quantizer.axis == "channel":
@@ -144,12 +144,16 @@ def _encode_native(x: torch.Tensor, chain: Chain) -> tuple[bytes | memoryview, .
     if done is None:
         raise NotFiniteError("values hold NaN or Inf, or a range that bf16 parameters cannot express")
     lo, step, packed = done
-    return lo.data.cast("B"), step.data.cast("B"), packed.data.cast("B") if packs else chain.last.encode(packed, quantizer.levels)
+    return (
+        lo.data.cast("B"),
+        step.data.cast("B"),
+        packed.data.cast("B") if packs else chain.last.encode(packed, quantizer.levels),
+    )
 
 
 def _decode_native(
     lo: U16, step: U16, body: memoryview, chain: Chain,
-    plan: tuple[Uniform, int, native.F32], shape: tuple[int, ...],
+    plan: tuple[Uniform, int, F32], shape: tuple[int, ...],
 ) -> torch.Tensor:  # fmt: skip
     quantizer, group, rotation = plan
     dim, count, bits = shape[-1], int(np.prod(shape)), bits_for(quantizer.levels)

@@ -34,13 +34,14 @@ def count() -> int:
 def _settings(kind: type[Stage]) -> str:
     hints = get_type_hints(kind)
     return "\n".join(
-        f"{field.name}={field.default}" + (f" ({'|'.join(get_args(hints[field.name]))})" if get_args(hints[field.name]) else "")
+        f"{field.name}={field.default}"
+        + (f" ({'|'.join(get_args(hints[field.name]))})" if get_args(hints[field.name]) else "")
         for field in fields(kind)
     )
 
 
 def _summary(kind: type[Stage]) -> str:
-    import sys  # noqa: PLC0415
+    import sys
 
     first = (sys.modules[kind.__module__].__doc__ or "").strip().split("\n\n")[0]
     return " ".join(first.split(":", 1)[-1].split()).replace("`", "")

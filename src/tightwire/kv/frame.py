@@ -138,4 +138,6 @@ def _check(header: Header, payload_bytes: int, limits: Limits) -> None:
     if header.raw_bytes > limits.max_raw_bytes:
         raise FrameError("limit", f"decoded it takes {header.raw_bytes} bytes; accepted are {limits.max_raw_bytes}")
     if min(header.k_bytes, header.v_bytes) < 0 or header.k_bytes + header.v_bytes != payload_bytes:
-        raise FrameError("length", f"K {header.k_bytes} + V {header.v_bytes} bytes are not the payload's {payload_bytes}")
+        raise FrameError(
+            "length", f"K {header.k_bytes} + V {header.v_bytes} bytes are not the payload's {payload_bytes}"
+        )

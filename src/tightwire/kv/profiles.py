@@ -81,7 +81,5 @@ def measure(
             encode_s = min(encode_s, middle_s - start_s)
             decode_s = min(decode_s, time.perf_counter() - middle_s)
         ratio = raw_bytes / sum(map(len, frames))
-        profiles.append(
-            Profile(str(strategy), ratio, raw_bytes / encode_s, raw_bytes / decode_s, quality(strategy))
-        )
+        profiles.append(Profile(str(strategy), ratio, raw_bytes / encode_s, raw_bytes / decode_s, quality(strategy)))
     return profiles

@@ -21,17 +21,19 @@ def through(kv: KVBlock, strategy: Strategy, chunk_tokens: int) -> KVBlock:
     return assemble([decode_block(encode_block(chunk, strategy)) for chunk in kv.token_chunks(chunk_tokens)])
 
 
-def greedy_agreement(
-    engine: Engine, prompts: Sequence[list[int]], strategy: Strategy, *, count: int = 48, chunk_tokens: int = 128
+def relative_likelihood(
+    engine: Engine, prompts: Sequence[list[int]], strategy: Strategy, *, count: int = 12, chunk_tokens: int = 128
 ) -> float:
-    """Share of positions at which greedy decoding takes the same token as with raw KV, teacher-forced on the
-    continuation that raw KV gives. 1 is equal; the mean over `prompts` (token ids) of `count` positions each."""
-    same = total = 0
+    """Mean over `count` positions of each prompt (token ids) of p(chosen) ÷ p(best): what raw KV thinks of the token
+    that greedy decoding takes with `strategy`, teacher-forced on the continuation that raw KV gives.
+
+    1 is equal; a flip between two tokens that raw KV finds nearly as good costs nearly nothing, a wrong answer all."""
+    kept: list[float] = []
     for ids in prompts:
         raw = engine.prefill(ids[:-1])
         continuation = engine.generate(ids, raw, count)
-        chosen = engine.choices(ids, through(raw, strategy, chunk_tokens), continuation)
-        expected = engine.choices(ids, raw, continuation)
-        same += sum(a == b for a, b in zip(chosen, expected, strict=True))
-        total += len(expected)
-    return same / max(total, 1)
+        expected = engine.log_probabilities(ids, raw, continuation)
+        chosen = engine.log_probabilities(ids, through(raw, strategy, chunk_tokens), continuation).argmax(dim=-1)
+        lost = expected.gather(1, chosen[:, None])[:, 0] - expected.max(dim=-1).values
+        kept += lost.exp().tolist()
+    return sum(kept) / max(len(kept), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from types import TracebackType
@@ -76,10 +77,8 @@ class ShapedLink:
 
     def close(self) -> None:
         # A thread blocked in accept holds the listening socket open: shutdown wakes it.
-        try:
+        with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._server.close()
         with self._lock:
             for end in self._open:
@@ -88,5 +87,7 @@ class ShapedLink:
     def __enter__(self) -> ShapedLink:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

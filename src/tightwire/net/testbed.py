@@ -21,7 +21,7 @@ _QUEUE_S = 0.05
 def available() -> str | None:
     """None where namespaces can be made, else the reason why not."""
     try:
-        import pyroute2  # noqa: F401, PLC0415
+        import pyroute2  # noqa: F401
     except ImportError:
         return "pyroute2 is not installed"
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
@@ -35,7 +35,7 @@ def available() -> str | None:
 
 def enter(namespace: str) -> None:
     """Move this process into `namespace` (for a worker, before it opens any socket)."""
-    from pyroute2 import netns  # noqa: PLC0415
+    from pyroute2 import netns
 
     netns.setns(namespace)
 
@@ -52,7 +52,7 @@ class Testbed:
         self.receiver_address = _RECEIVE
 
     def __enter__(self) -> Testbed:
-        from pyroute2 import IPRoute, NetNS, netns  # noqa: PLC0415
+        from pyroute2 import IPRoute, NetNS, netns
 
         try:
             for namespace in (self.sender, self.receiver):
@@ -76,8 +76,8 @@ class Testbed:
 
     def set_rate(self, bytes_per_s: float | None) -> None:
         """Hold what the sender sends to `bytes_per_s`, or lift the limit; traffic may flow meanwhile."""
-        from pyroute2 import NetNS  # noqa: PLC0415
-        from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
+        from pyroute2 import NetNS
+        from pyroute2.netlink.exceptions import NetlinkError
 
         if bytes_per_s is not None and bytes_per_s < 1000:
             raise ConfigError(f"rate {bytes_per_s} B/s is below what a token bucket can do; use 1000 or more")
@@ -86,11 +86,17 @@ class Testbed:
             with contextlib.suppress(NetlinkError):  # there was no limit yet
                 ip.tc("del", index=index, parent=0xFFFFFFFF)
             if bytes_per_s is not None:
-                settings: dict[str, Any] = {"rate": int(bytes_per_s), "burst": _BURST_BYTES, "latency": f"{_QUEUE_S * 1e3:g}ms"}
+                settings: dict[str, Any] = {
+                    "rate": int(bytes_per_s),
+                    "burst": _BURST_BYTES,
+                    "latency": f"{_QUEUE_S * 1e3:g}ms",
+                }
                 ip.tc("add", "tbf", index, 0x10000, **settings)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        from pyroute2 import netns  # noqa: PLC0415
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from pyroute2 import netns
 
         for namespace in (self.sender, self.receiver):
             with contextlib.suppress(OSError):

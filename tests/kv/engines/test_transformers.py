@@ -10,7 +10,7 @@ from tightwire.kv.block import KVBlock
 from tightwire.kv.demo import fleet, prompts, run
 from tightwire.kv.demo.messages import Calibrate, Calibrated, Decode, Decoded, Prefill, Sent
 from tightwire.kv.engines.transformers import Engine, assemble
-from tightwire.kv.quality import common_prefix, greedy_agreement
+from tightwire.kv.quality import common_prefix, relative_likelihood
 from tightwire.kv.strategy import RAW, Strategy
 
 
@@ -25,9 +25,9 @@ def test_continuing_from_kv_equals_continuing_the_model(engine: Engine) -> None:
     assert kv.k.shape == (4, 2, len(ids) - 1, 64)
     joined = assemble(list(reversed(kv.token_chunks(64))))
     assert engine.generate(ids, joined, 8) == engine.generate(ids, kv, 8)
-    assert greedy_agreement(engine, [ids], RAW, count=8) == 1.0
-    rough = greedy_agreement(engine, [ids], Strategy.parse("uniform:levels=2+pack"), count=24)
-    fine = greedy_agreement(engine, [ids], Strategy.parse("hadamard+uniform:levels=256+pack"), count=24)
+    assert relative_likelihood(engine, [ids], RAW, count=8) == 1.0
+    rough = relative_likelihood(engine, [ids], Strategy.parse("uniform:levels=2+pack"), count=24)
+    fine = relative_likelihood(engine, [ids], Strategy.parse("hadamard+uniform:levels=256+pack"), count=24)
     assert rough < fine
     assert fine > 0.95
 
@@ -44,7 +44,7 @@ def test_kv_that_does_not_fit_is_refused(engine: Engine) -> None:
 @pytest.mark.engine
 @pytest.mark.parametrize("userspace", [False, True])
 def test_two_processes_over_a_shaped_link(userspace: bool) -> None:
-    made = prompts.make(3, 300)
+    made = prompts.make(6, 300)
     with fleet.start(refmodel.path(), userspace=userspace) as workers:
         calibrated = workers.prefill.ask(Calibrate(made[2:], list(run.CANDIDATES)))
         assert isinstance(calibrated, Calibrated)

@@ -57,7 +57,9 @@ def test_raw_arrives_bit_for_bit_and_lossy_close(receiver: Receiver) -> None:
 def test_waiting_first_and_taking_blocks_as_they_come(receiver: Receiver) -> None:
     seen: list[int] = []
     results = []
-    waiter = threading.Thread(target=lambda: results.append(receiver.wait("a", 10, lambda b: seen.append(b.token_start))))
+    waiter = threading.Thread(
+        target=lambda: results.append(receiver.wait("a", 10, lambda b: seen.append(b.token_start)))
+    )
     waiter.start()
     sender = Sender(receiver.endpoint, fingerprint="m")
     send(sender, "a", make_block())

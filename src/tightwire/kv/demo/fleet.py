@@ -30,7 +30,13 @@ class Worker:
 
     def __init__(self, side: str, *arguments: str) -> None:
         self._side = side
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tightwire.kv.demo.worker", side, *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
@@ -48,7 +54,7 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             raise LinkError(f"the {self._side} worker ended with status {self._process.wait()}; see its message above")
-        reply = _REPLIES.decode(line)
+        reply: Reply = _REPLIES.decode(line)
         if isinstance(reply, Failed):
             raise LinkError(f"{self._side} worker: {reply.error}")
         return reply

@@ -13,11 +13,22 @@ import torch
 from tightwire.errors import TightwireError
 from tightwire.kv.control.controller import Controller
 from tightwire.kv.demo.messages import (
-    Calibrate, Calibrated, Command, Connect, Decode, Decoded, Failed, Prefill, Quit, Ready, Reply, Sent,
+    Calibrate,
+    Calibrated,
+    Command,
+    Connect,
+    Decode,
+    Decoded,
+    Failed,
+    Prefill,
+    Quit,
+    Ready,
+    Reply,
+    Sent,
 )  # fmt: skip
 from tightwire.kv.engines.transformers import Engine, assemble
 from tightwire.kv.profiles import ProfileLibrary, measure
-from tightwire.kv.quality import greedy_agreement
+from tightwire.kv.quality import relative_likelihood
 from tightwire.kv.strategy import Strategy
 from tightwire.kv.transfer.receiver import Receiver
 from tightwire.kv.transfer.sender import DEFAULT_CHUNK_TOKENS, Sender
@@ -39,7 +50,7 @@ class PrefillSide:
         profiles = measure(
             [Strategy.parse(text) for text in command.strategies],
             chunks,
-            lambda strategy: greedy_agreement(self._engine, command.prompts, strategy),
+            lambda strategy: relative_likelihood(self._engine, command.prompts, strategy),
         )
         library = ProfileLibrary(self._engine.fingerprint, profiles, {"measured": "at start-up, on this machine"})
         self._controller = Controller(library, self._quality_budget)

@@ -55,12 +55,13 @@ class Engine:
         return tokens
 
     @torch.inference_mode()
-    def choices(self, ids: list[int], kv: KVBlock, continuation: list[int]) -> list[int]:
-        """The token that greedy decoding would take at each place of `continuation`, were all before it given."""
+    def log_probabilities(self, ids: list[int], kv: KVBlock, continuation: list[int]) -> torch.Tensor:
+        """fp32 `[len(continuation), vocabulary]`: what the model expects at each place of `continuation`, were all
+        before it given."""
         cache = self._cache(ids, kv)
         given = [ids[-1], *continuation[:-1]]
         logits = self.model(torch.tensor([given]), past_key_values=cache, use_cache=True).logits
-        return [int(token) for token in logits[0].argmax(dim=-1)]
+        return torch.log_softmax(logits[0].float(), dim=-1)
 
     def _cache(self, ids: list[int], kv: KVBlock) -> Any:
         if kv.tokens != len(ids) - 1 or kv.layers != self.layers or kv.token_start or kv.layer_start:
@@ -80,7 +81,9 @@ def assemble(blocks: list[KVBlock]) -> KVBlock:
     position = 0
     for block in ordered:
         if block.layer_start or block.token_start != position:
-            raise ConfigError(f"a block starts at layer {block.layer_start}, token {block.token_start}, not at {position}")
+            raise ConfigError(
+                f"a block starts at layer {block.layer_start}, token {block.token_start}, not at {position}"
+            )
         position += block.tokens
     return KVBlock(torch.cat([b.k for b in ordered], dim=2), torch.cat([b.v for b in ordered], dim=2))
 

@@ -62,7 +62,9 @@ class Settings:
         timeout_s = extra.get("timeout_s", cls.timeout_s)
         number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
         if not number or not math.isfinite(timeout_s) or timeout_s <= 0:
-            raise ConfigError(f"kv_connector_extra_config: timeout_s={timeout_s!r} must be a positive number of seconds")
+            raise ConfigError(
+                f"kv_connector_extra_config: timeout_s={timeout_s!r} must be a positive number of seconds"
+            )
         if producer and not extra.get("endpoint"):
             raise ConfigError("kv_connector_extra_config: endpoint is missing; give the decode side's tcp://host:port")
         settings = cls(**extra)
@@ -192,7 +194,10 @@ class _Scheduler:
     def allocated(self, request: Any, blocks: Any, external: int) -> None:
         if request.kv_transfer_params is None or not request.prompt_token_ids:
             return
-        name, stop = transfer_id(request.kv_transfer_params, request.prompt_token_ids), len(request.prompt_token_ids) - 1
+        name, stop = (
+            transfer_id(request.kv_transfer_params, request.prompt_token_ids),
+            len(request.prompt_token_ids) - 1,
+        )
         if self._producer:
             if stop > 0 and request.request_id not in self._asked:
                 self._prompts.setdefault(request.request_id, (name, stop))
@@ -345,7 +350,9 @@ class _Worker:
             if not loaded:
                 whole = written.all(dim=0).tolist()
                 start += whole.index(False) if False in whole else 0
-                logger.warning("tightwire: %s: %s; tokens from %d on are recomputed", move.transfer_id, result.error, start)
+                logger.warning(
+                    "tightwire: %s: %s; tokens from %d on are recomputed", move.transfer_id, result.error, start
+                )
         except Exception as error:  # a thread must never leave its request waiting for ever
             logger.warning("tightwire: loading %s failed: %s; it is recomputed", move.transfer_id, error)
         with self._lock:

@@ -35,7 +35,8 @@ def floor_bf16(x: F32) -> U16:
     """The largest bf16 that is not above x."""
     bits = np.ascontiguousarray(x).view(np.uint32)
     up = (bits >> 31).astype(bool) & ((bits & 0xFFFF) != 0)
-    return ((bits >> 16) + up).astype(np.uint16)
+    found: U16 = ((bits >> 16) + up).astype(np.uint16)
+    return found
 
 
 def ceil_bf16(x: F32) -> U16:

@@ -75,9 +75,7 @@ def lookup(rng: random.Random, tokenizer: Encoder, length: int) -> Example:
 def copy(rng: random.Random, tokenizer: Encoder, length: int, answer_tokens: int = 8) -> Example:
     """Random words and numbers of `length` tokens whose last four occurred once before: what followed?"""
     _check(length, 4 * answer_tokens)
-    (bos, *pool) = tokenizer.encode(
-        "".join(f" {w}" for w in WORDS) + "".join(f" {n:03d}" for n in range(1000))
-    )
+    (bos, *pool) = tokenizer.encode("".join(f" {w}" for w in WORDS) + "".join(f" {n:03d}" for n in range(1000)))
     body = [rng.choice(pool) for _ in range(length - 5)]
     start = rng.randrange(0, len(body) - 4 - answer_tokens)
     cue = body[start : start + 4]
@@ -89,9 +87,7 @@ def recall_text(rng: random.Random, prose: str, facts: int = 3) -> tuple[str, st
     names = rng.sample(WORDS, facts)
     numbers = [rng.randrange(1000) for _ in names]
     words = prose.split(" ")
-    for place, name, number in zip(
-        sorted(rng.sample(range(len(words)), facts))[::-1], names, numbers, strict=True
-    ):
+    for place, name, number in zip(sorted(rng.sample(range(len(words)), facts))[::-1], names, numbers, strict=True):
         words[place] += fact(name, number)
     asked = rng.randrange(facts)
     return f"{' '.join(words)}\nThe pass code of {names[asked]} is", f" {numbers[asked]:03d}"

@@ -46,9 +46,7 @@ def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
 def _lines(texts: Sequence[str]) -> Iterator[str]:
     for text in texts:
         yield from text.splitlines(keepends=True)
-    forced = (
-        " ->" + "".join(f" {number:03d}" for number in range(1000)) + "".join(f" {word}" for word in WORDS)
-    )
+    forced = " ->" + "".join(f" {number:03d}" for number in range(1000)) + "".join(f" {word}" for word in WORDS)
     for _ in range(20_000):
         yield forced
 

@@ -87,7 +87,10 @@ class Inbox:
             layers, tokens = transfer.covered.shape
             end_layer, end_token = block.layer_start + block.layers, block.token_start + block.tokens
             if end_layer > layers or end_token > tokens:
-                self._fail(transfer, f"shape: a frame ends at layer {end_layer}, token {end_token}; announced were {layers}, {tokens}")
+                self._fail(
+                    transfer,
+                    f"shape: a frame ends at layer {end_layer}, token {end_token}; announced were {layers}, {tokens}",
+                )
                 return
             if transfer.buffered_bytes + block.raw_bytes > self._max_buffered_bytes:
                 self._fail(transfer, f"limit: nobody took {transfer.buffered_bytes} decoded bytes")
@@ -148,7 +151,13 @@ class Inbox:
                 if finished:
                     tokens = 0 if transfer.covered is None else transfer.covered.shape[1]
                     return Received(
-                        name, collected, tokens, transfer.missing(), transfer.error, transfer.wire_bytes, transfer.decode_s
+                        name,
+                        collected,
+                        tokens,
+                        transfer.missing(),
+                        transfer.error,
+                        transfer.wire_bytes,
+                        transfer.decode_s,
                     )
         finally:
             with self._changed:

@@ -58,7 +58,7 @@ encode = msgspec.msgpack.encode
 def decode_to_receiver(data: bytes | memoryview) -> ToReceiver:
     """Raises LinkError for anything that is not one of the messages above."""
     try:
-        message = _TO_RECEIVER.decode(data)
+        message: ToReceiver = _TO_RECEIVER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LinkError(f"not a message of the transfer protocol: {error}") from error
     if not isinstance(message, Ping) and len(message.transfer) > MAX_ID_CHARS:
@@ -69,6 +69,7 @@ def decode_to_receiver(data: bytes | memoryview) -> ToReceiver:
 def decode_to_sender(data: bytes | memoryview) -> ToSender:
     """Raises LinkError for anything that is not one of the messages above."""
     try:
-        return _TO_SENDER.decode(data)
+        message: ToSender = _TO_SENDER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LinkError(f"not a message of the transfer protocol: {error}") from error
+    return message

@@ -46,7 +46,7 @@ class Receiver:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._queued_bytes = 0
         self._queued_lock = threading.Lock()
-        context = zmq.Context.instance()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.setsockopt(zmq.RCVHWM, 16)
@@ -70,9 +70,7 @@ class Receiver:
         for thread in self._threads:
             thread.start()
 
-    def wait(
-        self, transfer_id: str, timeout_s: float, on_block: Callable[[KVBlock], None] | None = None
-    ) -> Received:
+    def wait(self, transfer_id: str, timeout_s: float, on_block: Callable[[KVBlock], None] | None = None) -> Received:
         """Until the transfer is complete, failed or `timeout_s` is over. Blocks go to `on_block`, in this thread, as
         they arrive, or are collected in the result. Never raises for what arrives: see `Received.error`."""
         return self._inbox.wait(transfer_id, timeout_s, on_block)
@@ -92,7 +90,9 @@ class Receiver:
             with self._queued_lock:
                 room = self._queued_bytes < self._max_buffered_bytes
             if room != reading:
-                (poller.register if room else poller.unregister)(*((self._socket, zmq.POLLIN) if room else (self._socket,)))
+                (poller.register if room else poller.unregister)(
+                    *((self._socket, zmq.POLLIN) if room else (self._socket,))
+                )
                 reading = room
             ready = dict(poller.poll(100))
             if self._reports_in in ready:
@@ -101,9 +101,9 @@ class Receiver:
                     break
                 self._answer(*parts)
             if self._socket in ready:
-                parts = self._socket.recv_multipart(copy=False)
+                frames = self._socket.recv_multipart(copy=False)
                 with contextlib.suppress(LinkError):  # a stranger's message: nothing to answer
-                    self._take(parts)
+                    self._take(frames)
         self._socket.close()
         self._reports_in.close()
 

@@ -66,7 +66,7 @@ class Sender:
         self._offset_s: float | None = None  # receiver's clock minus ours
         self._best_round_trip_s = float("inf")
         self._pings = 0
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 0)  # the window bounds what is queued
         self._socket.setsockopt(zmq.RCVHWM, 0)
@@ -146,7 +146,7 @@ class Sender:
 
     def _receive(self, deadline_s: float, what: str) -> protocol.ToSender:
         left_s = deadline_s - self._clock.now_s()
-        if not self._socket.poll(max(left_s, 0.0) * 1000):
+        if not self._socket.poll(int(max(left_s, 0.0) * 1000)):
             raise LinkError(f"{self._endpoint} did not answer in time ({what}); is the receiver running?")
         return protocol.decode_to_sender(self._socket.recv())
 

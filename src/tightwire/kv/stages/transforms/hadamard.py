@@ -49,6 +49,6 @@ def weights(seed: int, dim: int) -> F32:
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         signs[index] = 1.0 if (z ^ (z >> 31)) >> 63 else -1.0
-    made = signs * np.concatenate([np.full(n, 1 / np.sqrt(n), np.float32) for n in reference.powers_of_two(dim)])
+    made: F32 = signs * np.concatenate([np.full(n, 1 / np.sqrt(n), np.float32) for n in reference.powers_of_two(dim)])
     made.setflags(write=False)
     return made
