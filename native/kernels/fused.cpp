@@ -3,6 +3,7 @@
 #include "fused.h"
 
 #include <cstring>
+#include <utility>
 
 #ifdef __BMI2__
 #include <immintrin.h>
@@ -70,23 +71,38 @@ template <int H> inline f32x16 butterfly(f32x16 x) {
     return __builtin_shuffle(x, swap) + (f32x16)((i32x16)x ^ negate);
 }
 
-// Walsh-Hadamard over 16*N values held in N vectors, N a power of two. Unrolled: everything stays in registers.
-template <int N> inline void walsh(f32x16* v) {
-#pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) v[i] = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(v[i]))));
-#pragma GCC unroll 8
-    for (int h = 1; h < N; h *= 2)
-#pragma GCC unroll 8
-        for (int i = 0; i < N; ++i)
-            if (!(i & h)) {
-                f32x16 a = v[i], b = v[i + h];
+// f(0) … f(N-1) with constant arguments, so that arrays indexed by them live in registers; N = 0: a loop over n.
+template <int N, class F> [[gnu::always_inline]] inline void each(int n, F&& f) {
+    if constexpr (N > 0) {
+        [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) { (f(I), ...); }
+        (std::make_integer_sequence<int, N>{});
+    } else {
+        for (int i = 0; i < n; ++i) f(i);
+    }
+}
+
+// Walsh-Hadamard over 16*N values held in N vectors, N a power of two.
+template <int N, int H = 1> [[gnu::always_inline]] inline void walsh_across(f32x16* v) {
+    if constexpr (H < N) {
+        each<N>(N, [&](int i) __attribute__((always_inline)) {
+            if (!(i & H)) {
+                f32x16 a = v[i], b = v[i + H];
                 v[i] = a + b;
-                v[i + h] = a - b;
+                v[i + H] = a - b;
             }
+        });
+        walsh_across<N, 2 * H>(v);
+    }
+}
+template <int N> [[gnu::always_inline]] inline void walsh(f32x16* v) {
+    each<N>(N, [&](int i) __attribute__((always_inline)) {
+        v[i] = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(v[i]))));
+    });
+    walsh_across<N>(v);
 }
 
 // n vectors are cut into powers of two, largest first (5 = 4 + 1): a block-diagonal Hadamard.
-template <int N> inline void walsh_blocks(f32x16* v, int n) {
+template <int N> [[gnu::always_inline]] inline void walsh_blocks(f32x16* v, int n) {
     if constexpr (N > 0) {
         walsh<N>(v);
     } else {
@@ -162,75 +178,78 @@ template <int Bits> inline u8x16 unpack16(const uint8_t* in, int bits) {
 }
 
 // N vectors a row and G a group, or 0: known only at run time. Bits: 4, 8, or 0 for any.
-template <int N, int G, int Bits, bool Rotate>
+template <int N, int G, int Bits, bool Rotate> [[gnu::noinline]]
 bool encode_rows(const uint16_t* in, const FusedShape& s, const FusedTransform& t,
                  uint16_t* lo, uint16_t* step, uint8_t* packed) {
     const int n = N ? N : int(s.dim / 16), group = G ? G : int(s.group / 16), bits = Bits ? Bits : s.bits;
     f32x16 row[N ? N : kMaxDim / 16];
+    f32x16 bases[G ? N / G : kMaxDim / 16], inverses[G ? N / G : kMaxDim / 16];
     const f32x16 magic = f32x16{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, ties to even
-    const float top = float(s.levels - 1);
+    const float inverse_top = 1.0f / float(s.levels - 1);
     u16x16 bad{};
     for (size_t r = 0; r < s.rows; ++r, in += s.dim) {
-#pragma GCC unroll 8
-        for (int i = 0; i < n; ++i) {
+        each<N>(n, [&](int i) __attribute__((always_inline)) {
             u16x16 raw = load<u16x16>(in + 16 * i);
             row[i] = widen(raw);
             // After a rotation one bad value spoils its whole block, and the group's parameters show it.
             if constexpr (Rotate) row[i] *= load<f32x16>(t.weights + 16 * i);
             else bad |= (u16x16)((raw & 0x7F80) == 0x7F80);
-        }
+        });
         if constexpr (Rotate) walsh_blocks<N>(row, n);
-#pragma GCC unroll 8
-        for (int g = 0; g < n; g += group) {
+        bool fits = true;
+        each<G ? N / G : 0>(n / group, [&](int index) __attribute__((always_inline)) {
+            const int g = index * group;
             f32x16 low = row[g], high = low;
-#pragma GCC unroll 8
-            for (int i = 1; i < group; ++i) {
+            each<G>(group, [&](int i) __attribute__((always_inline)) {
                 low = min2(row[g + i], low);
                 high = max2(row[g + i], high);
-            }
+            });
             float min, max;
             extremes(low, high, &min, &max);
             const uint16_t lo16 = floor_bf16(min);
             const float base = from_bf16(lo16);
-            uint16_t step16 = ceil_bf16((max - base) / top);
+            uint16_t step16 = ceil_bf16((max - base) * inverse_top);
             if (step16 && step16 < 0x0080) step16 = 0x0080;  // the smallest normal: its inverse is finite
-            if ((lo16 & 0x7F80) == 0x7F80 || step16 >= 0x7F80) return false;
+            fits &= (lo16 & 0x7F80) != 0x7F80 && step16 < 0x7F80;
             *lo++ = lo16;
             *step++ = step16;
-            const f32x16 bases = f32x16{} + base;
-            const f32x16 inverse = f32x16{} + (step16 ? 1.0f / from_bf16(step16) : 0.0f);
-#pragma GCC unroll 8
-            for (int i = 0; i < group; ++i, packed += 2 * bits) {
-                f32x16 q = (row[g + i] - bases) * inverse;
+            bases[index] = f32x16{} + base;
+            inverses[index] = f32x16{} + 1.0f / (step16 ? from_bf16(step16) : 1.0f);
+        });
+        // Apart from the loop above: the groups' parameters are computed side by side, not one after the other.
+        each<G ? N / G : 0>(n / group, [&](int index) __attribute__((always_inline)) {
+            each<G>(group, [&](int i) __attribute__((always_inline)) {
+                f32x16 q = (row[index * group + i] - bases[index]) * inverses[index];
                 pack16<Bits>((u32x16)(q + magic), bits, packed);  // the integer stands in the low mantissa bits
-            }
-        }
+                packed += 2 * bits;
+            });
+        });
+        if (!fits) return false;
     }
     uint16_t any = 0;
     for (int i = 0; i < 16; ++i) any |= bad[i];
     return any == 0;
 }
 
-template <int N, int G, int Bits, bool Rotate>
+template <int N, int G, int Bits, bool Rotate> [[gnu::noinline]]
 void decode_rows(const uint16_t* lo, const uint16_t* step, const uint8_t* packed,
                  const FusedShape& s, const FusedTransform& t, uint16_t* out) {
     const int n = N ? N : int(s.dim / 16), group = G ? G : int(s.group / 16), bits = Bits ? Bits : s.bits;
     f32x16 row[N ? N : kMaxDim / 16];
     for (size_t r = 0; r < s.rows; ++r, out += s.dim) {
-#pragma GCC unroll 8
-        for (int g = 0; g < n; g += group) {
+        each<G ? N / G : 0>(n / group, [&](int index) __attribute__((always_inline)) {
+            const int g = index * group;
             const f32x16 base = f32x16{} + from_bf16(*lo++), width = f32x16{} + from_bf16(*step++);
-#pragma GCC unroll 8
-            for (int i = 0; i < group; ++i, packed += 2 * bits) {
+            each<G>(group, [&](int i) __attribute__((always_inline)) {
                 row[g + i] = to_floats(unpack16<Bits>(packed, bits)) * width + base;
-            }
-        }
+                packed += 2 * bits;
+            });
+        });
         if constexpr (Rotate) walsh_blocks<N>(row, n);
-#pragma GCC unroll 8
-        for (int i = 0; i < n; ++i) {
+        each<N>(n, [&](int i) __attribute__((always_inline)) {
             if constexpr (Rotate) row[i] *= load<f32x16>(t.weights + 16 * i);
             store(out + 16 * i, narrow(row[i]));
-        }
+        });
     }
 }
 

@@ -65,10 +65,10 @@ def quantize(x: F32, group: int, levels: int) -> tuple[U8, U16, U16]:
             lo = step = np.zeros(rows.shape[:-1], np.uint16)
         else:
             lo = floor_bf16(rows.min(axis=-1))
-            step = ceil_bf16((rows.max(axis=-1) - from_bf16(lo)) / np.float32(levels - 1))
+            step = ceil_bf16((rows.max(axis=-1) - from_bf16(lo)) * (np.float32(1) / np.float32(levels - 1)))
         step = np.where((step > 0) & (step < 0x0080), np.uint16(0x0080), step)  # smallest normal: finite inverse
         width = from_bf16(step)
-        inverse = np.where(width > 0, np.float32(1) / np.where(width > 0, width, np.float32(1)), np.float32(0))
+        inverse = np.float32(1) / np.where(width > 0, width, np.float32(1))  # width 0: all values equal lo
         q = (rows - from_bf16(lo)[..., None]) * inverse[..., None]
         symbols = np.nan_to_num(np.rint(q)).astype(np.uint8)  # step was rounded up, so q stays below levels
     flat = symbols.reshape(*x.shape[:-1], size + padding)[..., :size]
