@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import uuid
 from collections.abc import Callable
 
 import zmq
@@ -58,7 +59,7 @@ class Receiver:
             raise LinkError(f"cannot bind {bind!r}: {error}; give a free address, port * takes any") from error
         self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         # The decoder hands its reports to the thread that owns the socket.
-        inside = f"inproc://tightwire-receiver-{id(self)}"
+        inside = f"inproc://tightwire-receiver-{uuid.uuid4().hex}"
         self._reports_in = context.socket(zmq.PULL)
         self._reports_in.bind(inside)
         self._reports_out = context.socket(zmq.PUSH)
