@@ -14,7 +14,10 @@ import atexit
 import json
 import os
 import sys
+import threading
+import time
 import zlib
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,10 @@ NO_PEER = 0xFFFFFFFF
 GOODBYE, GOODBYE_ERROR = 1, 2
 _DTYPES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3, torch.float64: 4, torch.int64: 5, torch.int32: 6}
 _METHODS = tuple(name for name in OPERATION_CODES if hasattr(dist.ProcessGroup, name))
+# gloo's send and recv complete only in wait(): asking would never see it
+_END_UNSEEN = ("send", "recv", "recv_anysource")
+SWEEP_EVERY_S = 0.05
+_pending: deque[tuple[Any, int, int, int, int]] = deque()
 _probe: _Probe | None = None
 
 
@@ -66,6 +73,7 @@ class _Probe:
         return self.writer.add_group(fingerprint), fingerprint
 
     def _goodbye(self) -> None:
+        _sweep()
         if os.getpid() == self._pid and not self._failed:  # not in a forked child
             self.writer.goodbye(GOODBYE)
 
@@ -106,31 +114,52 @@ def _note(group: ObservedGroup, name: str, args: tuple[Any, ...]) -> tuple[int, 
 
 
 def _watch(mark: tuple[int, int, int] | None, name: str, work: Any) -> None:
-    """Record the completion of `work`, when it comes."""
-    probe = _probe
-    if probe is None or mark is None:
+    """Remember `work` until it is seen to be completed."""
+    if _probe is None or mark is None:
         return
     slot, fingerprint, seq = mark
-    code = OPERATION_CODES[name]
+    if work is None or name in _END_UNSEEN:
+        _probe.writer.done(slot, fingerprint, seq, OPERATION_CODES[name], False)
+    else:
+        _pending.append((work, slot, fingerprint, seq, OPERATION_CODES[name]))
 
-    def finished(future: Any) -> None:
+
+def _sweep() -> None:
+    """Record what was completed since the last sweep.
+
+    Asked for, not called back: a callback would make the backend's own threads wait for the GIL, and a caller that
+    waits for the backend while it holds the GIL would then wait for ever."""
+    probe = _probe
+    for _ in range(len(_pending)):
         try:
-            future.value()
-            failed = False
-        except Exception:  # the peer is gone, a timeout: this rank is a victim
+            entry = _pending.popleft()
+        except IndexError:  # the other thread was faster
+            return
+        work, slot, fingerprint, seq, code = entry
+        try:
+            if not work.is_completed():
+                _pending.append(entry)
+                continue
+            failed = not work.is_success()
+        except Exception:
             failed = True
-        probe.writer.done(slot, fingerprint, seq, code, failed)
+        if probe is not None:
+            probe.writer.done(slot, fingerprint, seq, code, failed)
 
-    try:
-        work.get_future().add_done_callback(finished)
-    except Exception:  # this backend gives no future for this call (gloo's send and recv): its end is not seen
-        probe.writer.done(slot, fingerprint, seq, code, False)
+
+def _keep_sweeping() -> None:
+    while True:
+        time.sleep(SWEEP_EVERY_S)
+        if _pending:
+            _sweep()
 
 
 def _override(name: str) -> Callable[..., Any]:
     base = getattr(dist.ProcessGroup, name)
 
     def method(self: ObservedGroup, *args: Any, **kwargs: Any) -> Any:
+        if _pending:
+            _sweep()
         mark = _note(self, name, args)
         work = base(self, *args, **kwargs)
         _watch(mark, name, work)
@@ -165,10 +194,12 @@ def attach(folder: str | None = None) -> bool:
                 distributed_c10d.ProcessGroup = plain  # type: ignore[misc]
 
         distributed_c10d._new_process_group_helper = build
+        threading.Thread(target=_keep_sweeping, name="tightwire-sweep", daemon=True).start()
         end = distributed_c10d.destroy_process_group
 
         def destroy(group: Any = None) -> None:
             whole = group is None or group is dist.group.WORLD
+            _sweep()  # while the works can still be asked
             end(group)
             if whole and _probe is not None:  # a process that ends after this, even by os._exit, left in order
                 _probe.writer.goodbye(GOODBYE)
