@@ -28,12 +28,18 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 @dataclass(frozen=True, eq=False)
 class KVBlock:
     """K and V, each `[L, H, T, D]` on the CPU, bf16, fp16 or fp32, of the layers from `layer_start` on
-    and the token positions from `token_start` on. Raises ConfigError when K and V do not fit together."""
+    and the token positions from `token_start` on.
+
+    `total_layers`, `total_tokens`: those of the whole request, where it is known (0: this block is where it ends);
+    a strategy that protects the last layers or tokens needs them. Raises ConfigError when K and V do not fit together.
+    """
 
     k: torch.Tensor
     v: torch.Tensor
     layer_start: int = 0
     token_start: int = 0
+    total_layers: int = 0
+    total_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.k.ndim != 4 or self.k.shape != self.v.shape or self.k.dtype != self.v.dtype:
@@ -75,6 +81,8 @@ class KVBlock:
                 self.v[:, :, start : start + size],
                 self.layer_start,
                 self.token_start + start,
+                self.total_layers or self.layer_start + self.layers,
+                self.total_tokens or self.token_start + self.tokens,
             )
             for start in range(0, self.tokens, size)
         ]

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from tightwire.errors import ConfigError, FrameError, StrategyError
 from tightwire.kv import frame as wire
-from tightwire.kv.block import DTYPE_NAMES, DTYPES, F32, U8, U16, KVBlock, from_float32, to_float32
-from tightwire.kv.kernels import native
-from tightwire.kv.stages.base import Codec, Lossless, NotFiniteError, Quantized
-from tightwire.kv.stages.codecs.pack import Pack, bits_for
-from tightwire.kv.stages.quantizers.uniform import Uniform
-from tightwire.kv.stages.transforms.hadamard import Hadamard, weights
+from tightwire.kv.block import DTYPE_NAMES, DTYPES, F32, KVBlock, from_float32, to_float32
+from tightwire.kv.kernels import fused
+from tightwire.kv.stages.base import (
+    Buffer,
+    Codec,
+    Correction,
+    Lossless,
+    NotFiniteError,
+    Place,
+    Quantized,
+    Quantizer,
+    Shape,
+    Stage,
+    Transform,
+    require_bytes,
+)
+from tightwire.kv.stages.raw import Raw
 from tightwire.kv.strategy import RAW, Chain, Strategy
+from tightwire.kv.tables import MissingTableError
+
+_LENGTH_BYTES = 4  # of side information
+_RAW = Raw()
 
 
 def encode_block(block: KVBlock, strategy: Strategy, fingerprint: str = "", *, native_kernels: bool = True) -> bytes:
@@ -21,15 +38,16 @@ def encode_block(block: KVBlock, strategy: Strategy, fingerprint: str = "", *, n
     is never larger than the raw one. `fingerprint` names the model and its KV layout, at most 128 characters."""
     if len(fingerprint) > 128:
         raise ConfigError(f"fingerprint {fingerprint[:20]!r}… has {len(fingerprint)} characters; the limit is 128")
+    span = strategy.exact.within(block)
     try:
-        k = encode_tensor(block.k, strategy.k, native_kernels)
-        v = encode_tensor(block.v, strategy.v, native_kernels)
-        smaller = len(k) + len(v) + len(str(strategy)) < block.raw_bytes + len(str(RAW))
+        k = _encode_side(block.k, strategy.k, span, Place(block.layer_start, block.token_start, "k"), native_kernels)
+        v = _encode_side(block.v, strategy.v, span, Place(block.layer_start, block.token_start, "v"), native_kernels)
+        smaller = _size(k) + _size(v) + len(str(strategy)) < block.raw_bytes + len(str(RAW))
     except NotFiniteError:
         smaller = False
     if not smaller and not strategy.is_raw:
-        strategy = RAW
-        k, v = encode_tensor(block.k, RAW.k, False), encode_tensor(block.v, RAW.v, False)
+        strategy, span = RAW, RAW.exact.within(block)
+        k, v = [_RAW.encode(block.k)], [_RAW.encode(block.v)]
     header = wire.Header(
         strategy=str(strategy),
         fingerprint=fingerprint,
@@ -40,10 +58,12 @@ def encode_block(block: KVBlock, strategy: Strategy, fingerprint: str = "", *, n
         token_start=block.token_start,
         tokens=block.tokens,
         head_dim=block.head_dim,
-        k_bytes=len(k),
-        v_bytes=len(v),
+        exact_layers=span[0],
+        exact_tokens=span[1],
+        k_bytes=_size(k),
+        v_bytes=_size(v),
     )
-    return wire.build(header, (k, v))
+    return wire.build(header, (*k, *v))
 
 
 def decode_block(
@@ -54,7 +74,8 @@ def decode_block(
     native_kernels: bool = True,
 ) -> KVBlock:
     """The KVBlock of a frame. Raises FrameError: whatever `frame.parse` refuses, `fingerprint` if it is another
-    model's, `strategy` if it cannot be read here, `payload` if the bytes do not hold what the header states."""
+    model's, `strategy` if it cannot be read here, `table` if it needs one that is not here, `payload` if the bytes do
+    not hold what the header states."""
     if not isinstance(frame, wire.Frame):
         frame = wire.parse(frame, limits)
     header = frame.header
@@ -65,107 +86,139 @@ def decode_block(
     except StrategyError as error:
         raise FrameError("strategy", str(error)) from error
     shape = (header.layers, header.heads, header.tokens, header.head_dim)
-    k, v = (
-        decode_tensor(data, chain, shape, DTYPES[header.dtype], native_kernels)
-        for data, chain in ((frame.k, strategy.k), (frame.v, strategy.v))
-    )
+    span = (header.exact_layers, header.exact_tokens)
+    try:
+        k, v = (
+            _decode_side(data, chain, span, shape, DTYPES[header.dtype], place, native_kernels)
+            for data, chain, place in (
+                (frame.k, strategy.k, Place(header.layer_start, header.token_start, "k")),
+                (frame.v, strategy.v, Place(header.layer_start, header.token_start, "v")),
+            )
+        )
+    except MissingTableError as error:
+        raise FrameError("table", str(error)) from error
     return KVBlock(k, v, header.layer_start, header.token_start)
 
 
-def encode_tensor(x: torch.Tensor, chain: Chain, native_kernels: bool = True) -> bytes:
-    """K or V `[L, H, T, D]` through `chain`: lo and step of all groups, then the symbols; or the lossless bytes."""
+Span = tuple[tuple[int, int], tuple[int, int]]  # exact (first, last) layers and tokens of a block
+
+
+def _exact_parts(x: torch.Tensor, span: Span) -> list[torch.Tensor]:
+    """The exact parts of `x` `[L, H, T, D]` in the order of the payload."""
+    (first, last), (head, tail) = span
+    inner = x[first : x.shape[0] - last]
+    parts = [x[:first], x[x.shape[0] - last :], inner[:, :, :head], inner[:, :, x.shape[2] - tail :]]
+    return [part for part in parts if part.numel()]
+
+
+def _inner(x: torch.Tensor, span: Span) -> torch.Tensor:
+    (first, last), (head, tail) = span
+    return x[first : x.shape[0] - last, :, head : x.shape[2] - tail]
+
+
+def _encode_side(x: torch.Tensor, chain: Chain, span: Span, place: Place, native: bool) -> list[Buffer]:
+    inner = _inner(x, span)
+    parts = [_RAW.encode(part) for part in _exact_parts(x, span)]
+    if inner.numel():
+        inner_place = Place(place.layer_start + span[0][0], place.token_start + span[1][0], place.side)
+        parts += encode_tensor(inner, chain, inner_place, native)
+    return parts
+
+
+def _decode_side(
+    data: memoryview, chain: Chain, span: Span, shape: Shape, dtype: torch.dtype, place: Place, native: bool
+) -> torch.Tensor:
+    (first, last), (head, tail) = span
+    inner_shape = (shape[0] - first - last, shape[1], shape[2] - head - tail, shape[3])
+    inner_place = Place(place.layer_start + first, place.token_start + head, place.side)
+    if span == ((0, 0), (0, 0)):
+        return decode_tensor(data, chain, inner_shape, dtype, inner_place, native)
+    exact_bytes = (int(np.prod(shape)) - int(np.prod(inner_shape))) * dtype.itemsize
+    if len(data) < exact_bytes:
+        raise FrameError("payload", f"the exact parts take {exact_bytes} bytes, got {len(data)}")
+    out, at = torch.empty(shape, dtype=dtype), 0
+    for part in _exact_parts(out, span):
+        size = part.numel() * dtype.itemsize
+        part.copy_(_RAW.decode(data[at : at + size], (*part.shape,), dtype))
+        at += size
+    if int(np.prod(inner_shape)):
+        _inner(out, span).copy_(decode_tensor(data[at:], chain, inner_shape, dtype, inner_place, native))
+    else:
+        require_bytes("a wholly exact block", data, exact_bytes)
+    return out
+
+
+def encode_tensor(x: torch.Tensor, chain: Chain, place: Place, native_kernels: bool = True) -> list[Buffer]:
+    """K or V `[L, H, T, D]` through `chain`, as parts that belong one after the other: side information of the
+    transforms, parameters of the quantizer, symbols; or the lossless bytes. NotFiniteError for NaN and Inf."""
     if isinstance(chain.last, Lossless):
-        return chain.last.encode(x)
-    quantizer = chain.quantizer
-    assert quantizer is not None
-    parts = _encode_native(x, chain) if native_kernels else None
-    if parts is not None:
-        return b"".join(parts)
+        return [chain.last.encode(x)]
+    done = fused.encode(x, chain) if native_kernels else None
+    if done is not None:
+        return done
     values = to_float32(x)
     if not np.isfinite(values).all():
         raise NotFiniteError("values hold NaN or Inf")
-    for transform in chain.transforms:
-        values = transform.forward(values)
-    q = quantizer.quantize(values)
-    return b"".join((q.lo.tobytes(), q.step.tobytes(), chain.last.encode(q.symbols, quantizer.levels)))
+    return _encode_values(values, chain.stages, place)
 
 
 def decode_tensor(
-    data: memoryview, chain: Chain, shape: tuple[int, ...], dtype: torch.dtype, native_kernels: bool = True
+    data: memoryview, chain: Chain, shape: Shape, dtype: torch.dtype, place: Place, native_kernels: bool = True
 ) -> torch.Tensor:
     """The inverse of `encode_tensor`, as a tensor of `shape` and `dtype`."""
     if isinstance(chain.last, Lossless):
         return chain.last.decode(data, shape, dtype)
-    quantizer = chain.quantizer
-    assert quantizer is not None
-    groups = quantizer.groups(shape)
-    if len(data) < 4 * groups:
-        raise FrameError("payload", f"{groups} groups take {4 * groups} bytes of parameters, got {len(data)}")
-    lo, step = np.frombuffer(data[: 4 * groups], "<u2").reshape(2, groups)
-    if ((lo & 0x7F80) == 0x7F80).any() or (step >= 0x7F80).any():
-        raise FrameError("payload", "a group's parameters are not finite")
-    body = data[4 * groups :]
-    plan = _plan(chain, shape[-1]) if native_kernels and dtype is torch.bfloat16 else None
-    if plan is not None:
-        return _decode_native(lo, step, body, chain, plan, shape)
-    symbols = chain.last.decode(body, int(np.prod(shape)), quantizer.levels)
-    values = quantizer.dequantize(Quantized(symbols.reshape(shape), lo, step))
-    for transform in reversed(chain.transforms):
-        values = transform.inverse(values)
-    return from_float32(values, dtype)
+    if native_kernels:
+        done = fused.decode(data, chain, shape, dtype)
+        if done is not None:
+            return done
+    return from_float32(_decode_values(data, chain.stages, shape, place), dtype)
 
 
-def _plan(chain: Chain, dim: int) -> tuple[Uniform, int, F32] | None:
-    """What the fused kernels need, or None where they do not cover this chain: (quantizer, group, rotation)."""
-    quantizer = chain.quantizer
-    if not isinstance(quantizer, Uniform) or quantizer.axis == "channel":
-        return None
-    group = quantizer.group_size(dim)
-    match chain.transforms:
-        case ():
-            rotation = native.NO_TRANSFORM
-        case (Hadamard(seed=seed),):
-            rotation = weights(seed, dim)
-        case _:
-            return None
-    return (quantizer, group, rotation) if native.covers(dim, group) else None
+def _encode_values(x: F32, stages: Sequence[Stage], place: Place) -> list[Buffer]:
+    stage, rest = stages[0], stages[1:]
+    if isinstance(stage, Transform):
+        y, side = stage.forward(x, place)
+        following = _encode_values(y, rest, place)
+        return [_length(side), side, *following] if stage.sends_side else following
+    if isinstance(stage, Correction):
+        following = _encode_values(x, rest, place)
+        shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+        arrived = _decode_values(memoryview(b"".join(following)), rest, shape, place)
+        side = stage.describe(x - arrived, place)
+        return [_length(side), side, *following]
+    assert isinstance(stage, Quantizer) and isinstance(rest[0], Codec)
+    q = stage.quantize(x, place)
+    return [q.params, rest[0].encode(q.symbols, q.levels)]
 
 
-def _encode_native(x: torch.Tensor, chain: Chain) -> tuple[bytes | memoryview, ...] | None:
-    plan = _plan(chain, x.shape[-1]) if x.dtype is torch.bfloat16 else None
-    if plan is None:
-        return None
-    quantizer, group, rotation = plan
-    assert isinstance(chain.last, Codec)
-    packs = isinstance(chain.last, Pack)
-    bits = bits_for(quantizer.levels) if packs else 8
-    rows: U16 = x.contiguous().view(torch.int16).numpy().view(np.uint16).reshape(-1, x.shape[-1])
-    done = native.encode(rows, rotation, group, quantizer.levels, bits)
-    if done is None:
-        raise NotFiniteError("values hold NaN or Inf, or a range that bf16 parameters cannot express")
-    lo, step, packed = done
-    return (
-        lo.data.cast("B"),
-        step.data.cast("B"),
-        packed.data.cast("B") if packs else chain.last.encode(packed, quantizer.levels),
-    )
+def _decode_values(data: memoryview, stages: Sequence[Stage], shape: Shape, place: Place) -> F32:
+    stage, rest = stages[0], stages[1:]
+    if isinstance(stage, Transform):
+        side, data = _side(data) if stage.sends_side else (memoryview(b""), data)
+        return stage.inverse(_decode_values(data, rest, stage.out_shape(shape), place), side, place, shape)
+    if isinstance(stage, Correction):
+        side, data = _side(data)
+        return stage.correct(_decode_values(data, rest, shape, place), side, place)
+    assert isinstance(stage, Quantizer) and isinstance(rest[0], Codec)
+    layout = stage.layout(data, shape, place)
+    if len(data) < layout.params_bytes:
+        raise FrameError("payload", f"the parameters take {layout.params_bytes} bytes, got {len(data)}")
+    symbols = rest[0].decode(data[layout.params_bytes :], layout.levels, layout.count)
+    return stage.dequantize(Quantized(symbols, layout.levels, data[: layout.params_bytes]), shape, place)
 
 
-def _decode_native(
-    lo: U16, step: U16, body: memoryview, chain: Chain,
-    plan: tuple[Uniform, int, F32], shape: tuple[int, ...],
-) -> torch.Tensor:  # fmt: skip
-    quantizer, group, rotation = plan
-    dim, count, bits = shape[-1], int(np.prod(shape)), bits_for(quantizer.levels)
-    rows = count // dim
-    assert isinstance(chain.last, Codec)
-    # A packed level count that fills its bits cannot be out of range: no need to look at every symbol.
-    if isinstance(chain.last, Pack) and quantizer.levels == 1 << bits and len(body) == count * bits // 8:
-        packed: U8 = np.frombuffer(body, np.uint8)
-    else:
-        packed, bits = chain.last.decode(body, count, quantizer.levels), 8
-    out = native.decode(
-        lo.reshape(rows, dim // group), step.reshape(rows, dim // group), packed.reshape(rows, dim * bits // 8),
-        rotation, quantizer.levels, bits, dim,
-    )  # fmt: skip
-    return torch.from_numpy(out.view(np.int16)).view(torch.bfloat16).reshape(shape)
+def _length(side: bytes) -> bytes:
+    return len(side).to_bytes(_LENGTH_BYTES, "little")
+
+
+def _side(data: memoryview) -> tuple[memoryview, memoryview]:
+    """(side information, what follows it)"""
+    size = int.from_bytes(data[:_LENGTH_BYTES], "little")
+    if len(data) < _LENGTH_BYTES + size:
+        raise FrameError("payload", f"side information of {size} bytes is stated, {len(data)} are left")
+    return data[_LENGTH_BYTES : _LENGTH_BYTES + size], data[_LENGTH_BYTES + size :]
+
+
+def _size(parts: Sequence[Buffer]) -> int:
+    return sum(len(part) for part in parts)

@@ -9,7 +9,8 @@
      12     8   payload length
      20     8   XXH3-64 over bytes 0-19, the header and the payload
      28     -   header: MessagePack array of `Header`'s fields, in their order
-      -     -   payload: K's bytes, then V's
+      -     -   payload: K's bytes, then V's; each: the exact parts as they are (first layers, last layers, then of
+                the other layers first tokens, last tokens), then what the strategy's chain makes of the rest
 
 Integers are little-endian. Every limit is checked before memory is taken; the payload stays a view of the input.
 A version 1 frame stays readable for ever (frozen files in the tests).
@@ -46,6 +47,8 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     token_start: int
     tokens: int
     head_dim: int
+    exact_layers: tuple[int, int]  # how many first and last layers of this block are sent as they are
+    exact_tokens: tuple[int, int]  # how many first and last tokens of the other layers are sent as they are
     k_bytes: int
     v_bytes: int
 
@@ -137,6 +140,11 @@ def _check(header: Header, payload_bytes: int, limits: Limits) -> None:
         raise FrameError("limit", f"{header} goes past position {limits.max_position}")
     if header.raw_bytes > limits.max_raw_bytes:
         raise FrameError("limit", f"decoded it takes {header.raw_bytes} bytes; accepted are {limits.max_raw_bytes}")
+    for what, (first, last), size in (
+        ("layers", header.exact_layers, header.layers), ("tokens", header.exact_tokens, header.tokens)
+    ):  # fmt: skip
+        if min(first, last) < 0 or first + last > size:
+            raise FrameError("shape", f"{first} first and {last} last of {size} {what} cannot be exact")
     if min(header.k_bytes, header.v_bytes) < 0 or header.k_bytes + header.v_bytes != payload_bytes:
         raise FrameError(
             "length", f"K {header.k_bytes} + V {header.v_bytes} bytes are not the payload's {payload_bytes}"

@@ -2,31 +2,34 @@
 
 Grammar (no spaces, safe in a shell):
 
-    strategy = chain [ "/" chain ]            one chain for both, or K's chain / V's chain
+    strategy = chain [ "/" chain ] [ exact ]  one chain for both, or K's chain / V's chain
     chain    = stage { "+" stage }            transforms, then a quantizer, then a codec; or one lossless stage
     stage    = name [ ":" key "=" value { "," key "=" value } ]
+    exact    = "@" key "=" number { "," key "=" number }     what is sent as it is: layers, tokens
 
-`hadamard+uniform:levels=16,axis=group,group=64+pack` or `uniform:levels=12,axis=channel+zstd/uniform:levels=6+zstd`.
+`hadamard+uniform:levels=16,axis=group,group=64+pack` or `uniform:levels=12,axis=channel+zstd/uniform:levels=6+zstd`
+or `uniform:levels=4,axis=channel+pack/uniform:levels=4,axis=token+pack@first=1,last=1,sinks=4,recent=128`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from itertools import product
 from typing import Any, get_args, get_type_hints
 
 from tightwire.errors import ConfigError, StrategyError
+from tightwire.kv.block import KVBlock
 from tightwire.kv.stages import STAGES
-from tightwire.kv.stages.base import Codec, Lossless, Quantizer, Stage, Transform
+from tightwire.kv.stages.base import Codec, Correction, Lossless, Quantizer, Stage, Transform, require_range
 
 MAX_TEXT = 1024
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Stages in the order of encoding: `transforms` … `quantizer`, `codec`, or one `lossless` stage."""
+    """Stages in the order of encoding: transforms and corrections, a quantizer, a codec; or one lossless stage."""
 
     stages: tuple[Stage, ...]
 
@@ -38,10 +41,6 @@ class Chain:
             kind = stage.gives
         if kind != "bytes":
             raise ConfigError(f"the chain ends in {kind}; it must end in bytes: add {_names(kind)}")
-
-    @property
-    def transforms(self) -> tuple[Transform, ...]:
-        return tuple(stage for stage in self.stages if isinstance(stage, Transform))
 
     @property
     def quantizer(self) -> Quantizer | None:
@@ -62,11 +61,46 @@ class Chain:
 
 
 @dataclass(frozen=True)
+class Exact:
+    """What is sent as it is: the `first` and `last` layers of the model, and of the other layers the first tokens of
+    the request (`sinks`, arXiv 2309.17453) and its most `recent` ones."""
+
+    first: int = 0
+    last: int = 0
+    sinks: int = 0
+    recent: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            require_range(f"exact: {field.name}", getattr(self, field.name), 0, 2**20)
+
+    def within(self, block: KVBlock) -> tuple[tuple[int, int], tuple[int, int]]:
+        """How many first and last layers, and first and last tokens, of `block` are exact."""
+        return (
+            _ends(block.layer_start, block.layers, block.total_layers, self.first, self.last),
+            _ends(block.token_start, block.tokens, block.total_tokens, self.sinks, self.recent),
+        )
+
+    def __str__(self) -> str:
+        shown = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name)]
+        return "@" + ",".join(shown) if shown else ""
+
+
+def _ends(start: int, size: int, total: int, first: int, last: int) -> tuple[int, int]:
+    """Of the positions start … start+size, how many at the beginning are below `first`, and how many at the end are
+    among the `last` of `total` (0: the block ends where the whole ends)."""
+    head = min(max(first - start, 0), size)
+    tail = min(max(start + size - (max(total, start + size) - last), 0), size - head)
+    return head, tail
+
+
+@dataclass(frozen=True)
 class Strategy:
     """What is done to K and to V. `str()` gives the canonical text, which `parse` reads back to an equal object."""
 
     k: Chain
     v: Chain
+    exact: Exact = Exact()
 
     @classmethod
     def parse(cls, text: str) -> Strategy:
@@ -79,23 +113,29 @@ class Strategy:
         return self == RAW
 
     def __str__(self) -> str:
-        return str(self.k) if self.k == self.v else f"{self.k}/{self.v}"
+        return (str(self.k) if self.k == self.v else f"{self.k}/{self.v}") + str(self.exact)
 
     @property
     def short(self) -> str:
         """The text without the settings that are at their defaults; `parse` reads it back to an equal object."""
-        return self.k.short if self.k == self.v else f"{self.k.short}/{self.v.short}"
+        return (self.k.short if self.k == self.v else f"{self.k.short}/{self.v.short}") + str(self.exact)
 
     def to_json(self) -> dict[str, Any]:
-        """`{"k": [{"stage": name, …settings}], "v": […]}`"""
-        return {side: [_stage_json(stage) for stage in chain.stages] for side, chain in (("k", self.k), ("v", self.v))}
+        """`{"k": [{"stage": name, …settings}], "v": […], "exact": {"first": 0, …}}`"""
+        sides = {side: [_stage_json(stage) for stage in chain.stages] for side, chain in (("k", self.k), ("v", self.v))}
+        return {**sides, "exact": asdict(self.exact)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Strategy:
         """The inverse of `to_json`; raises ConfigError that names the key."""
-        if not isinstance(data, dict) or set(data) != {"k", "v"}:
-            raise ConfigError(f"a strategy in JSON has the keys k and v, got {sorted(data)}")
-        return cls(*(Chain(tuple(_stage_from_json(item) for item in data[side])) for side in ("k", "v")))
+        if not isinstance(data, dict) or not {"k", "v"} <= set(data) <= {"k", "v", "exact"}:
+            raise ConfigError(f"a strategy in JSON has the keys k, v and exact, got {sorted(data)}")
+        exact = data.get("exact", {})
+        allowed = {field.name for field in fields(Exact)}
+        if not isinstance(exact, dict) or not set(exact) <= allowed or any(type(v) is not int for v in exact.values()):
+            raise ConfigError(f"exact={exact!r}: give whole numbers for {', '.join(sorted(allowed))}")
+        k, v = (Chain(tuple(_stage_from_json(item) for item in data[side])) for side in ("k", "v"))
+        return cls(k, v, Exact(**exact))
 
 
 @lru_cache(maxsize=1024)
@@ -127,9 +167,19 @@ class _Parser:
         if self.peek() == "/":
             self.at += 1
             second = self.chain()
+        exact = self.exact() if self.peek() == "@" else Exact()
         if self.at < len(self.text):
-            raise self.error(f"unexpected {self.peek()!r}", ("end of text", "+", "/"))
-        return Strategy(first, second)
+            raise self.error(f"unexpected {self.peek()!r}", ("end of text", "+", "/", "@"))
+        return Strategy(first, second, exact)
+
+    def exact(self) -> Exact:
+        start = self.at
+        settings = self.settings("exact", Exact)
+        try:
+            return Exact(**settings)
+        except ConfigError as error:
+            self.at = start
+            raise self.error(str(error)) from error
 
     def chain(self) -> Chain:
         stages: list[Stage] = []
@@ -155,37 +205,42 @@ class _Parser:
             self.at = start
             raise self.error(f"unknown stage {name!r}" if name else "a stage is missing", _names(kind))
         cls = STAGES[name]
-        settings: dict[str, Any] = {}
-        if self.peek() == ":":
-            while self.peek() in (":", ","):
-                self.at += 1
-                key, value = self.setting(cls)
-                if key in settings:
-                    raise self.error(f"{key!r} is given twice")
-                settings[key] = value
+        settings = self.settings(name, cls) if self.peek() == ":" else {}
         try:
             return cls(**settings)
         except ConfigError as error:
             self.at = start
             raise self.error(str(error)) from error
 
-    def setting(self, cls: type[Stage]) -> tuple[str, Any]:
+    def settings(self, name: str, cls: type[Stage] | type[Exact]) -> dict[str, Any]:
+        """What follows the mark that stands here."""
+        found: dict[str, Any] = {}
+        while not found or self.peek() == ",":
+            self.at += 1
+            key, value = self.setting(name, cls)
+            if key in found:
+                raise self.error(f"{key!r} is given twice")
+            found[key] = value
+        return found
+
+    def setting(self, name: str, cls: type[Stage] | type[Exact]) -> tuple[str, Any]:
         start, key = self.at, self.word()
         hints = get_type_hints(cls)
         allowed = tuple(field.name for field in fields(cls))
         if key not in allowed or self.peek() != "=":
             self.at = start
-            message = f"{cls.name!r} has no setting {key!r}" if key not in allowed else f"{key!r} needs =value"
-            raise self.error(message, tuple(f"{name}=" for name in allowed) or ("+",))
+            message = f"{name!r} has no setting {key!r}" if key not in allowed else f"{key!r} needs =value"
+            raise self.error(message, tuple(f"{setting}=" for setting in allowed) or ("+",))
         self.at += 1
         at, word = self.at, self.word()
         choices = get_args(hints[key])
-        if choices and word in choices:
+        if word in choices or (hints[key] is str and word):
             return key, word
-        if not choices and word.isascii() and word.isdigit() and len(word) <= 10:
+        if hints[key] is int and word.isascii() and word.isdigit() and len(word) <= 10:
             return key, int(word)
         self.at = at
-        raise self.error(f"{key}={word!r} is not understood", choices or ("a whole number",))
+        expected = choices or ("a table's name" if hints[key] is str else "a whole number",)
+        raise self.error(f"{key}={word!r} is not understood", expected)
 
     def word(self) -> str:
         start = self.at
@@ -220,7 +275,7 @@ def _stage_from_json(item: Any) -> Stage:
     for key, value in settings.items():
         if key not in {field.name for field in fields(cls)} or isinstance(value, bool):
             raise ConfigError(f"{cls.name}: {key}={value!r} is no setting of this stage")
-        if not isinstance(value, str if get_args(get_type_hints(cls)[key]) else int):
+        if not isinstance(value, int if get_type_hints(cls)[key] is int else str):
             raise ConfigError(f"{cls.name}: {key}={value!r} has the wrong type")
     return cls(**settings)
 

@@ -2,44 +2,79 @@
 
 A strategy is a chain of stages; each stage turns one kind of thing into another:
 
-| kind | from → to | method |
+| kind | from → to | what it does |
 |---|---|---|
-| `Transform` | FLOATS → FLOATS | `forward(x)`, `inverse(x)`: fp32 `[..., T, D]`, inverse up to rounding |
-| `Quantizer` | FLOATS → SYMBOLS | `quantize(x)` → `Quantized`; `dequantize(q, shape)` |
-| `Codec` | SYMBOLS → BYTES | `encode(symbols, levels)`, `decode(data, count, levels)`: exact |
-| `Lossless` | FLOATS → BYTES | `encode(x)`, `decode(data, shape, dtype)`: exact for every bit pattern |
+| `Transform` | FLOATS → FLOATS | `forward`, `inverse` (up to rounding); may send side information along |
+| `Correction` | FLOATS → FLOATS | sees what the stages after it lost, and sends something against that |
+| `Quantizer` | FLOATS → SYMBOLS | `quantize`, `dequantize`; its parameters come first in the payload |
+| `Codec` | SYMBOLS → BYTES | `encode`, `decode`: exact |
+| `Lossless` | FLOATS → BYTES | `encode`, `decode`: exact for every bit pattern |
 
-A stage is a frozen dataclass; its fields are its configuration and its identity: equality, `repr`, text and JSON
-derive from them. A stage registers itself under its name with `@STAGES.register(name)`; nothing else needs an edit.
-Stages hold no state and do no I/O. Values that are not finite are refused by quantizers (`NotFiniteError`);
-the sender then sends that block raw.
+FLOATS are fp32 `[L, H, T, D]`; a transform may change H, T and D (`out_shape` says how). SYMBOLS are uint8 `[S, N]`:
+S segments (for most quantizers one for each layer and head) of N symbols, those of segment s below `levels[s]`.
+
+A stage is a frozen dataclass; its fields (int, one of some words, or the name of a table) are its configuration and
+its identity: equality, `repr`, text and JSON derive from them. A stage registers itself with `@STAGES.register(name)`,
+or, from another package, by an entry point in the group `tightwire.stages`; nothing else needs an edit.
+Stages hold no state and do no I/O. Values that are not finite are refused (`NotFiniteError`); the sender then sends
+that block raw. What arrives is not trusted: `inverse`, `layout`, `dequantize` and `decode` check it and raise
+`FrameError("payload", …)`.
+
+Calibrated stages have a setting `table`: `own` derives what is needed from the block itself and sends it along;
+any other name is a `tables.Table` that both sides hold, made by `calibrate`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from tightwire.core.registry import Registry
-from tightwire.errors import ConfigError, TightwireError
+from tightwire.errors import ConfigError, FrameError, TightwireError
 from tightwire.kv.block import F32, U8, U16
+from tightwire.kv.tables import Table
 
 Kind = Literal["floats", "symbols", "bytes"]
+Shape = tuple[int, int, int, int]  # [L, H, T, D]
+Buffer = bytes | memoryview
+OWN = "own"
 
 
 class NotFiniteError(TightwireError):
     """The values hold NaN or Inf, or a range that the parameters cannot express."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands: its first layer, its first token's position, and whether it is K or V."""
+
+    layer_start: int = 0
+    token_start: int = 0
+    side: Literal["k", "v"] = "k"
+
+
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """`symbols` uint8 of the values' shape; `lo`, `step` bf16 bits, one pair per group, in row order."""
+    """`symbols` uint8 `[S, N]`, those of segment s below `levels[s]` (uint16 `[S]`); `params`: the bytes from which
+    `layout` and `dequantize` know the rest."""
 
     symbols: U8
-    lo: U16
-    step: U16
+    levels: U16
+    params: Buffer
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a quantizer's parameters say before any symbol is read."""
+
+    levels: U16  # [S]
+    count: int  # N, the symbols of each segment
+    params_bytes: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +89,11 @@ class Stage:
     def variants(cls) -> list[Stage]:
         """The settings worth enumerating; a stage with no setting that matters has one."""
         return [cls()]
+
+    def calibrate(self, samples: Sequence[F32], model: str) -> Table:
+        """The table that this stage derives from `samples`, each `[L, H, T, D]` as it arrives at this stage, of all
+        layers of the model whose fingerprint is `model`. ConfigError for a stage that takes no table."""
+        raise ConfigError(f"{self.name} is not calibrated: it has no table")
 
     def __str__(self) -> str:
         return self._text(defaults=True)
@@ -72,27 +112,50 @@ class Stage:
 class Transform(Stage):
     takes: ClassVar[Kind] = "floats"
     gives: ClassVar[Kind] = "floats"
+    sends_side: ClassVar[bool] = False  # whether `forward` gives bytes that `inverse` needs
 
-    def forward(self, x: F32) -> F32:
+    def out_shape(self, shape: Shape) -> Shape:
+        """The shape that `forward` gives for `shape`."""
+        return shape
+
+    def forward(self, x: F32, place: Place) -> tuple[F32, bytes]:
+        """(what goes on, side information)"""
         raise NotImplementedError
 
-    def inverse(self, x: F32) -> F32:
+    def inverse(self, y: F32, side: memoryview, place: Place, shape: Shape) -> F32:
+        """The values of `shape` again; FrameError when `side` does not fit."""
+        raise NotImplementedError
+
+
+class Correction(Stage):
+    """Stands before the quantizer; what follows it runs first."""
+
+    takes: ClassVar[Kind] = "floats"
+    gives: ClassVar[Kind] = "floats"
+
+    def describe(self, residual: F32, place: Place) -> bytes:
+        """Side information about `residual` = the values − what the receiver will have of them."""
+        raise NotImplementedError
+
+    def correct(self, y: F32, side: memoryview, place: Place) -> F32:
+        """`y` plus what `side` tells of the residual; FrameError when `side` does not fit."""
         raise NotImplementedError
 
 
 class Quantizer(Stage):
     takes: ClassVar[Kind] = "floats"
     gives: ClassVar[Kind] = "symbols"
-    levels: int
 
-    def quantize(self, x: F32) -> Quantized:
+    def quantize(self, x: F32, place: Place) -> Quantized:
+        """NotFiniteError when the parameters cannot express the values."""
         raise NotImplementedError
 
-    def dequantize(self, quantized: Quantized) -> F32:
+    def layout(self, data: memoryview, shape: Shape, place: Place) -> Layout:
+        """Of a payload that starts with this quantizer's parameters; FrameError when they do not fit `shape`."""
         raise NotImplementedError
 
-    def groups(self, shape: tuple[int, ...]) -> int:
-        """How many (lo, step) pairs a tensor of `shape` `[L, H, T, D]` has."""
+    def dequantize(self, q: Quantized, shape: Shape, place: Place) -> F32:
+        """The values `[L, H, T, D]` again."""
         raise NotImplementedError
 
 
@@ -100,11 +163,12 @@ class Codec(Stage):
     takes: ClassVar[Kind] = "symbols"
     gives: ClassVar[Kind] = "bytes"
 
-    def encode(self, symbols: U8, levels: int) -> bytes:
+    def encode(self, symbols: U8, levels: U16) -> Buffer:
+        """`symbols` `[S, N]`, `levels` `[S]`."""
         raise NotImplementedError
 
-    def decode(self, data: memoryview, count: int, levels: int) -> U8:
-        """`count` symbols, each below `levels`; raises FrameError if `data` does not hold exactly those."""
+    def decode(self, data: memoryview, levels: U16, count: int) -> U8:
+        """Symbols `[S, count]`, those of segment s below levels[s]; FrameError if `data` does not hold exactly those."""
         raise NotImplementedError
 
 
@@ -112,17 +176,43 @@ class Lossless(Stage):
     takes: ClassVar[Kind] = "floats"
     gives: ClassVar[Kind] = "bytes"
 
-    def encode(self, x: torch.Tensor) -> bytes:
+    def encode(self, x: torch.Tensor) -> Buffer:
+        """`x` `[L, H, T, D]`, bf16, fp16 or fp32."""
         raise NotImplementedError
 
-    def decode(self, data: memoryview, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def decode(self, data: memoryview, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
+        """The tensor again, every bit; FrameError if `data` does not hold exactly it."""
         raise NotImplementedError
 
 
-STAGES: Registry[type[Stage]] = Registry("stage")
+STAGES: Registry[type[Stage]] = Registry("stage", entry_points="tightwire.stages")
 
 
 def require_range(name: str, value: int, low: int, high: int) -> None:
     """ConfigError unless low <= value <= high."""
     if not low <= value <= high:
         raise ConfigError(f"{name}={value} is out of range; use {low} to {high}")
+
+
+def require_bytes(what: str, data: Buffer, wanted: int) -> None:
+    """FrameError unless `data` has exactly `wanted` bytes."""
+    if len(data) != wanted:
+        raise FrameError("payload", f"{what} takes {wanted} bytes, got {len(data)}")
+
+
+def read_array(
+    what: str, data: Buffer, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int = 0
+) -> npt.NDArray[np.generic]:
+    """A view of `data` from `offset` on as little-endian `dtype` of `shape`; FrameError when it is too short."""
+    kind = np.dtype(dtype).newbyteorder("<")
+    count = int(np.prod(shape, dtype=np.int64))
+    if len(data) - offset < count * kind.itemsize:
+        raise FrameError("payload", f"{what} takes {count * kind.itemsize} bytes, got {max(len(data) - offset, 0)}")
+    return np.frombuffer(data, kind, count, offset).reshape(shape)
+
+
+def check_symbols(symbols: U8, levels: U16) -> U8:
+    """`symbols` `[S, N]`; FrameError when one is not below its segment's level count."""
+    if symbols.size and (symbols.max(axis=1) >= levels).any():
+        raise FrameError("payload", "a symbol is not below the number of levels of its segment")
+    return symbols

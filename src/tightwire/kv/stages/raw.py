@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tightwire.errors import FrameError
 from tightwire.kv.block import as_bytes
-from tightwire.kv.stages.base import STAGES, Lossless
+from tightwire.kv.stages.base import STAGES, Buffer, Lossless, Shape, require_bytes
 
 
 @STAGES.register("raw")
@@ -17,11 +16,9 @@ from tightwire.kv.stages.base import STAGES, Lossless
 class Raw(Lossless):
     name = "raw"
 
-    def encode(self, x: torch.Tensor) -> bytes:
-        return as_bytes(x).tobytes()
+    def encode(self, x: torch.Tensor) -> Buffer:
+        return as_bytes(x).data
 
-    def decode(self, data: memoryview, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        wanted = int(np.prod(shape)) * dtype.itemsize
-        if len(data) != wanted:
-            raise FrameError("payload", f"raw {shape} {dtype} takes {wanted} bytes, got {len(data)}")
+    def decode(self, data: memoryview, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
+        require_bytes(f"raw {list(shape)} {dtype}", data, int(np.prod(shape)) * dtype.itemsize)
         return torch.from_numpy(np.frombuffer(data, np.uint8).copy()).view(dtype).reshape(shape)

@@ -1,13 +1,18 @@
-"""`pack`: every symbol takes ceil(log2 levels) bits, first symbol in the lowest bits of the first byte. Exact."""
+"""`pack`: every symbol takes ceil(log2 levels) bits. Exact.
+
+Each segment stands by itself, in whole bytes, in the order of `kernels.reference.pack_bits`, which lets a processor
+pack 32 symbols with one instruction whatever their width ("vertical" layout: Lemire & Boytsov, arXiv 1209.2137).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tightwire.errors import FrameError
-from tightwire.kv.block import U8
+import numpy as np
+
+from tightwire.kv.block import U8, U16
 from tightwire.kv.kernels import reference
-from tightwire.kv.stages.base import STAGES, Codec
+from tightwire.kv.stages.base import STAGES, Buffer, Codec, check_symbols, require_bytes
 
 
 @STAGES.register("pack")
@@ -15,19 +20,20 @@ from tightwire.kv.stages.base import STAGES, Codec
 class Pack(Codec):
     name = "pack"
 
-    def encode(self, symbols: U8, levels: int) -> bytes:
-        return reference.pack_bits(symbols.reshape(-1), bits_for(levels)).tobytes()
+    def encode(self, symbols: U8, levels: U16) -> Buffer:
+        return b"".join(
+            reference.pack_bits(row, bits_for(int(count))).tobytes() for row, count in zip(symbols, levels, strict=True)
+        )
 
-    def decode(self, data: memoryview, count: int, levels: int) -> U8:
-        bits = bits_for(levels)
-        if len(data) != packed_bytes(count, bits):
-            raise FrameError(
-                "payload", f"{count} symbols of {bits} bits take {packed_bytes(count, bits)} bytes, got {len(data)}"
-            )
-        symbols = reference.unpack_bits(data, count, bits)
-        if count and int(symbols.max()) >= levels:
-            raise FrameError("payload", f"a symbol is {int(symbols.max())}, above the last of {levels} levels")
-        return symbols
+    def decode(self, data: memoryview, levels: U16, count: int) -> U8:
+        widths = [bits_for(int(each)) for each in levels]
+        require_bytes(f"{len(widths)} segments of {count} symbols", data, packed_bytes(levels, count))
+        symbols, at = np.empty((len(widths), count), np.uint8), 0
+        for segment, bits in enumerate(widths):
+            size = (count * bits + 7) // 8
+            symbols[segment] = reference.unpack_bits(data[at : at + size], count, bits)
+            at += size
+        return check_symbols(symbols, levels)
 
 
 def bits_for(levels: int) -> int:
@@ -35,5 +41,9 @@ def bits_for(levels: int) -> int:
     return max((levels - 1).bit_length(), 1)
 
 
-def packed_bytes(count: int, bits: int) -> int:
-    return (count * bits + 7) // 8
+def packed_bytes(levels: U16, count: int) -> int:
+    """Bytes of segments of `count` symbols with `levels`."""
+    distinct, often = np.unique(levels, return_counts=True)
+    return sum(
+        int(times) * ((count * bits_for(int(each)) + 7) // 8) for each, times in zip(distinct, often, strict=True)
+    )

@@ -8,8 +8,8 @@ import numpy as np
 import zstandard
 
 from tightwire.errors import FrameError
-from tightwire.kv.block import U8
-from tightwire.kv.stages.base import STAGES, Codec, require_range
+from tightwire.kv.block import U8, U16
+from tightwire.kv.stages.base import STAGES, Buffer, Codec, check_symbols, require_range
 
 
 @STAGES.register("zstd")
@@ -23,19 +23,19 @@ class Zstd(Codec):
     def __post_init__(self) -> None:
         require_range("zstd: level", self.level, 1, 19)
 
-    def encode(self, symbols: U8, levels: int) -> bytes:
+    def encode(self, symbols: U8, levels: U16) -> Buffer:
         return zstandard.ZstdCompressor(level=self.level).compress(np.ascontiguousarray(symbols).data)
 
-    def decode(self, data: memoryview, count: int, levels: int) -> U8:
+    def decode(self, data: memoryview, levels: U16, count: int) -> U8:
+        total = len(levels) * count
         try:
             # The size stands in the header of the zstd frame: it is compared before any memory is taken.
             stated = zstandard.frame_content_size(data)
-            if stated != count:
-                raise FrameError("payload", f"the zstd frame says {stated} symbols, the block has {count}")
-            plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=max(count, 1))
+            if stated != total:
+                raise FrameError("payload", f"the zstd frame says {stated} symbols, the block has {total}")
+            plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=max(total, 1))
         except zstandard.ZstdError as error:
             raise FrameError("payload", f"zstd refuses it: {error}") from error
-        symbols = np.frombuffer(plain, np.uint8)
-        if symbols.size != count or (count and int(symbols.max()) >= levels):
-            raise FrameError("payload", f"zstd gave {symbols.size} symbols up to {symbols.max(initial=0)}")
-        return symbols
+        if len(plain) != total:
+            raise FrameError("payload", f"zstd gave {len(plain)} symbols, the block has {total}")
+        return check_symbols(np.frombuffer(plain, np.uint8).reshape(len(levels), count), levels)

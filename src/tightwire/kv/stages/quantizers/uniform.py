@@ -1,23 +1,22 @@
-"""`uniform`: min-max quantizer with any number of levels, asymmetric (KIVI, arXiv 2402.02750, equation 1).
+"""`uniform`: min-max quantizer with any number of levels (KIVI, arXiv 2402.02750, equation 1).
 
 Each group of values shares `lo` and `step`, both bf16: x ≈ lo + q·step, q in 0 … levels-1. `lo` is rounded down and
-`step` up, so no value is clipped and |error| ≤ step / 2 (plus the rounding to the output's dtype).
+`step` up, so no value is clipped and |error| ≤ step / 2 (plus the rounding to the output's dtype). Symmetric: only
+`step` is kept, x ≈ (q - (levels-1)//2)·step, and an even number of levels leaves the last one unused
+(CacheGen, arXiv 2310.07240, section 5.2).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, prod
 from typing import Literal, get_args
 
 import numpy as np
 
 from tightwire.errors import ConfigError
 from tightwire.kv.block import F32
-from tightwire.kv.kernels import reference
-from tightwire.kv.stages.base import STAGES, NotFiniteError, Quantized, Quantizer, Stage, require_range
-
-Axis = Literal["token", "channel", "group"]
+from tightwire.kv.stages.base import STAGES, Layout, Place, Quantized, Quantizer, Shape, Stage, require_range
+from tightwire.kv.stages.quantizers import groups
 
 
 @STAGES.register("uniform")
@@ -25,50 +24,40 @@ Axis = Literal["token", "channel", "group"]
 class Uniform(Quantizer):
     """`levels` 2 to 256. `axis`: who shares (lo, step) — `token`: the D values of one token and head; `channel`: one
     channel of a head over the tokens of the block; `group`: `group` neighbours among the D values of one token and
-    head (the last group is shorter where `group` does not divide D)."""
+    head (the last group is shorter where `group` does not divide D); `tensor`: one layer's head."""
 
     name = "uniform"
     levels: int = 16
-    axis: Axis = "group"
+    axis: groups.Axis = "group"
     group: int = 64
+    form: Literal["asymmetric", "symmetric"] = "asymmetric"
 
     def __post_init__(self) -> None:
-        require_range("uniform: levels", self.levels, 2, 256)
+        require_range("uniform: levels", self.levels, 3 if self.form == "symmetric" else 2, 256)
         require_range("uniform: group", self.group, 1, 65536)
-        if self.axis not in get_args(Axis):
-            raise ConfigError(f"uniform: axis={self.axis!r} is unknown; use one of {', '.join(get_args(Axis))}")
+        if self.axis not in get_args(groups.Axis):
+            raise ConfigError(f"uniform: axis={self.axis!r} is unknown; use one of {', '.join(get_args(groups.Axis))}")
+        if self.form not in ("asymmetric", "symmetric"):
+            raise ConfigError(f"uniform: form={self.form!r} is unknown; use asymmetric or symmetric")
 
     @classmethod
     def variants(cls) -> list[Stage]:
         levels = (3, 4, 6, 8, 10, 12, 16, 24, 32, 64, 128, 256)
-        return [cls(levels=count, axis=axis) for count in levels for axis in get_args(Axis)]
+        return [cls(levels=count, axis=axis) for count in levels for axis in get_args(groups.Axis)]
 
-    def group_size(self, dim: int) -> int:
-        """Values of one token and head that share (lo, step), for the axes along D."""
-        return min(self.group, dim) if self.axis == "group" else dim
+    @property
+    def cells(self) -> groups.Cells:
+        return groups.Cells(self.axis, self.group, self.form == "symmetric")
 
-    def groups(self, shape: tuple[int, ...]) -> int:
-        *lead, tokens, dim = shape
-        if self.axis == "channel":
-            return prod(lead) * dim if tokens else 0
-        return prod(lead) * tokens * ceil(dim / self.group_size(dim))
+    def quantize(self, x: F32, place: Place) -> Quantized:
+        levels = np.full(x.shape[0] * x.shape[1], self.levels, np.uint16)
+        symbols, params = groups.quantize(x, levels, self.cells)
+        return Quantized(symbols, levels, params)
 
-    def quantize(self, x: F32) -> Quantized:
-        if self.axis == "channel":
-            q = self._rows(np.swapaxes(x, -1, -2), x.shape[-2])
-            return Quantized(np.ascontiguousarray(np.swapaxes(q.symbols, -1, -2)), q.lo, q.step)
-        return self._rows(x, self.group_size(x.shape[-1]))
+    def layout(self, data: memoryview, shape: Shape, place: Place) -> Layout:
+        segments = shape[0] * shape[1]
+        levels = np.full(segments, self.levels, np.uint16)
+        return Layout(levels, shape[2] * shape[3], self.cells.params_bytes(shape))
 
-    def _rows(self, x: F32, group: int) -> Quantized:
-        symbols, lo, step = reference.quantize(x, max(group, 1), self.levels)
-        if ((lo & 0x7F80) == 0x7F80).any() or (step >= 0x7F80).any() or not np.isfinite(x).all():
-            raise NotFiniteError("values hold NaN or Inf, or a range that bf16 parameters cannot express")
-        return Quantized(symbols, lo, step)
-
-    def dequantize(self, quantized: Quantized) -> F32:
-        symbols = quantized.symbols
-        if self.axis == "channel":
-            turned = np.swapaxes(symbols, -1, -2)
-            x = reference.dequantize(turned, quantized.lo, quantized.step, max(turned.shape[-1], 1))
-            return np.ascontiguousarray(np.swapaxes(x, -1, -2))
-        return reference.dequantize(symbols, quantized.lo, quantized.step, self.group_size(symbols.shape[-1]))
+    def dequantize(self, q: Quantized, shape: Shape, place: Place) -> F32:
+        return groups.dequantize(q.symbols, q.levels, q.params, shape, self.cells)

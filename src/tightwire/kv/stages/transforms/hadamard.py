@@ -1,8 +1,8 @@
 """`hadamard`: seeded random-sign Walsh-Hadamard rotation over head_dim (QuaRot, arXiv 2404.00456, section 3).
 
-Spreads outlier channels over all channels, so that a uniform quantizer wastes fewer levels. Orthonormal: the error
-after the inverse has the norm of the quantizer's. Any D works: it is cut into its powers of two, largest first
-(80 = 64 + 16), each rotated by itself.
+Spreads outlier channels over all channels, so that a uniform quantizer wastes fewer levels. Orthonormal up to a
+factor √2: the scale is a power of two, so that scaling is exact. Any D works: it is cut into its powers of two, largest
+first (80 = 64 + 16), each rotated by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from tightwire.kv.block import F32
 from tightwire.kv.kernels import reference
-from tightwire.kv.stages.base import STAGES, Transform, require_range
+from tightwire.kv.stages.base import STAGES, Place, Shape, Transform, require_range
 
 
 @STAGES.register("hadamard")
@@ -28,18 +28,21 @@ class Hadamard(Transform):
     def __post_init__(self) -> None:
         require_range("hadamard: seed", self.seed, 0, 2**31 - 1)
 
-    def forward(self, x: F32) -> F32:
+    def forward(self, x: F32, place: Place) -> tuple[F32, bytes]:
+        down, _ = weights(self.seed, x.shape[-1])
         with np.errstate(over="ignore", invalid="ignore"):  # the quantizer refuses what is not finite
-            return reference.walsh_blocks(x * weights(self.seed, x.shape[-1]))
+            return reference.walsh_blocks(x * down), b""
 
-    def inverse(self, x: F32) -> F32:
+    def inverse(self, y: F32, side: memoryview, place: Place, shape: Shape) -> F32:
+        _, up = weights(self.seed, y.shape[-1])
         with np.errstate(over="ignore", invalid="ignore"):
-            return reference.walsh_blocks(x) * weights(self.seed, x.shape[-1])
+            return reference.walsh_blocks(y) * up
 
 
 @lru_cache(maxsize=64)
-def weights(seed: int, dim: int) -> F32:
-    """Sign ±1 over the root of the block's size, for every element: fp32 `[dim]`.
+def weights(seed: int, dim: int) -> tuple[F32, F32]:
+    """What every element is multiplied with before the butterflies of the forward transform, and after those of the
+    inverse: sign times a power of two, fp32 `[dim]` each; their product is 1 / (size of the element's block).
 
     Part of the wire format: never changes for a seed."""
     state, signs = seed, np.empty(dim, np.float32)
@@ -49,6 +52,9 @@ def weights(seed: int, dim: int) -> F32:
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         signs[index] = 1.0 if (z ^ (z >> 31)) >> 63 else -1.0
-    made: F32 = signs * np.concatenate([np.full(n, 1 / np.sqrt(n), np.float32) for n in reference.powers_of_two(dim)])
-    made.setflags(write=False)
-    return made
+    blocks = reference.powers_of_two(dim)
+    down = signs * np.concatenate([np.full(n, 0.5 ** (n.bit_length() // 2), np.float32) for n in blocks])
+    up = signs * np.concatenate([np.full(n, 0.5 ** (n.bit_length() - 1 - n.bit_length() // 2), np.float32) for n in blocks])
+    for made in (down, up):
+        made.setflags(write=False)
+    return down, up
