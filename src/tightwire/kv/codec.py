@@ -153,7 +153,7 @@ def encode_tensor(x: torch.Tensor, chain: Chain, place: Place, native_kernels: b
     transforms, parameters of the quantizer, symbols; or the lossless bytes. NotFiniteError for NaN and Inf."""
     if isinstance(chain.last, Lossless):
         return [chain.last.encode(x)]
-    done = fused.encode(x, chain) if native_kernels else None
+    done = fused.encode(x, chain, place) if native_kernels else None
     if done is not None:
         return done
     values = to_float32(x)
@@ -169,7 +169,7 @@ def decode_tensor(
     if isinstance(chain.last, Lossless):
         return chain.last.decode(data, shape, dtype)
     if native_kernels:
-        done = fused.decode(data, chain, shape, dtype)
+        done = fused.decode(data, chain, shape, dtype, place)
         if done is not None:
             return done
     return from_float32(_decode_values(data, chain.stages, shape, place), dtype)
@@ -187,7 +187,8 @@ def _encode_values(x: F32, stages: Sequence[Stage], place: Place) -> list[Buffer
         arrived = _decode_values(memoryview(b"".join(following)), rest, shape, place)
         side = stage.describe(x - arrived, place)
         return [_length(side), side, *following]
-    assert isinstance(stage, Quantizer) and isinstance(rest[0], Codec)
+    assert isinstance(stage, Quantizer)
+    assert isinstance(rest[0], Codec)
     q = stage.quantize(x, place)
     return [q.params, rest[0].encode(q.symbols, q.levels)]
 
@@ -200,7 +201,8 @@ def _decode_values(data: memoryview, stages: Sequence[Stage], shape: Shape, plac
     if isinstance(stage, Correction):
         side, data = _side(data)
         return stage.correct(_decode_values(data, rest, shape, place), side, place)
-    assert isinstance(stage, Quantizer) and isinstance(rest[0], Codec)
+    assert isinstance(stage, Quantizer)
+    assert isinstance(rest[0], Codec)
     layout = stage.layout(data, shape, place)
     if len(data) < layout.params_bytes:
         raise FrameError("payload", f"the parameters take {layout.params_bytes} bytes, got {len(data)}")

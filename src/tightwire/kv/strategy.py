@@ -22,7 +22,7 @@ from typing import Any, get_args, get_type_hints
 from tightwire.errors import ConfigError, StrategyError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.stages import STAGES
-from tightwire.kv.stages.base import Codec, Correction, Lossless, Quantizer, Stage, Transform, require_range
+from tightwire.kv.stages.base import Codec, Lossless, Quantizer, Stage, Transform, require_range
 
 MAX_TEXT = 1024
 

@@ -1,51 +1,157 @@
-"""The fused C++ kernels: {identity, Hadamard} → uniform → packing, one pass each way, for bf16 along head_dim.
+"""The native kernels (C++, chosen by processor): {identity, rotation, scaling} → min-max symbols → {bytes, packing,
+entropy coder}, one pass each way, for bf16 along head_dim; and the exponent split of lossless bf16.
 
 What they do not cover (`covers` says so) is done by the stages themselves on `reference`; the bytes are the same.
+Segments are shared out among threads: `set_threads`, or TIGHTWIRE_THREADS when the process starts (default 1).
 """
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, field
+
 import numpy as np
+import torch
 
 from tightwire import _kernels  # type: ignore[attr-defined]
+from tightwire.errors import ConfigError, FrameError
 from tightwire.kv.block import F32, U8, U16
 
 ISA: str = _kernels.isa
 ISAS: list[str] = _kernels.isas
 MAX_DIM = 1024
-NO_TRANSFORM: F32 = np.empty(0, np.float32)
+_PLAIN, _ROTATE, _SCALE = range(3)
+_NONE: F32 = np.empty((0, 0), np.float32)
+
+
+def set_threads(threads: int) -> None:
+    """Threads of one encode or decode, the caller's included; ConfigError unless 1 to 256."""
+    if not 1 <= threads <= 256:
+        raise ConfigError(f"threads={threads} is out of range; use 1 to 256")
+    _kernels.set_threads(threads)
+
+
+def _threads_from_environment() -> None:
+    text = os.environ.get("TIGHTWIRE_THREADS", "1")
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"TIGHTWIRE_THREADS={text!r} is not a number; use 1 to 256")
+    set_threads(int(text))
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What happens to rows before they are quantised. rotate: times `down`, then the Walsh-Hadamard butterflies, and
+    back with `up`; otherwise: minus `offset`, times `down`, and back times `up`, plus `offset`. fp32 `[1 or S, D]`."""
+
+    down: F32
+    up: F32
+    offset: F32 = field(default_factory=lambda: _NONE)
+
+    @property
+    def mode(self) -> int:
+        return _PLAIN if not self.down.size else _SCALE if self.offset.size else _ROTATE
+
+
+PLAIN = Weights(_NONE, _NONE)
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Static frequencies of the entropy coder: `frequencies` uint16 `[N, 256]` for the level counts `levels` `[N]`."""
+
+    levels: U16
+    frequencies: U16
+
+
+OWN = Tables(np.empty(0, np.uint16), np.empty((0, 256), np.uint16))
+
+
+def segments(x: torch.Tensor) -> U16:
+    """bf16 `[L, H, T, D]` as its bits `[L·H, T, D]`, each segment contiguous; a view where the memory allows it."""
+    if not x[0, 0].is_contiguous():
+        x = x.contiguous()
+    layers, heads, tokens, dim = x.shape
+    bits: U16 = x.view(torch.int16).numpy().view(np.uint16)
+    try:
+        bits.shape = (layers * heads, tokens, dim)  # never copies
+    except AttributeError:
+        bits = np.ascontiguousarray(bits).reshape(layers * heads, tokens, dim)
+    return bits
 
 
 def covers(dim: int, group: int) -> bool:
     """Whether rows of `dim` values in groups of `group` can take the native path."""
-    return 0 < dim <= MAX_DIM and dim % 16 == 0 and group % 16 == 0 and dim % group == 0
+    return 0 < dim <= MAX_DIM and dim % 32 == 0 and group % 32 == 0 and dim % group == 0
 
 
-def encode(values: U16, weights: F32, group: int, levels: int, bits: int, isa: str = "") -> tuple[U16, U16, U8] | None:
-    """values: bf16 bits `[rows, dim]`; weights: those of the rotation `[dim]`, or NO_TRANSFORM;
-    → lo, step `[rows, dim / group]`, packed `[rows, dim * bits / 8]`.
-
-    None when a value is not finite or a range is too wide for the parameters."""
-    rows, dim = values.shape
-    lo, step = np.empty((2, rows, dim // group), np.uint16)
-    packed = np.empty((rows, dim * bits // 8), np.uint8)
-    return (lo, step, packed) if encode_into(values, weights, levels, bits, lo, step, packed, isa) else None
+def bits_for(levels: int) -> int:
+    """Bits that hold `levels` values (2 → 1, 5 → 3, 256 → 8)."""
+    return max((levels - 1).bit_length(), 1)
 
 
-def encode_into(
-    values: U16, weights: F32, levels: int, bits: int, lo: U16, step: U16, packed: U8, isa: str = ""
+def encode(
+    values: U16, levels: U16, weights: Weights, lo: U16, step: U16, out: U8, packed: bool, isa: str = ""
 ) -> bool:
-    """`encode` into arrays of the caller; False when the result is unusable."""
-    return bool(_kernels.fused_encode(values, weights, levels, bits, lo, step, packed, isa))
+    """values: bf16 bits `[S, T, D]`, each segment contiguous; levels `[S]`; → lo, step bf16 bits `[S, cells]`, `out`:
+    flat, the segments' symbols one to a byte or `packed`. False when a value or parameter is not finite."""
+    return bool(_kernels.encode(values, levels, weights.mode, weights.down, weights.offset, lo, step, out, packed, isa))
 
 
-def decode(lo: U16, step: U16, packed: U8, weights: F32, levels: int, bits: int, dim: int, isa: str = "") -> U16:
-    """The inverse of `encode`: bf16 bits `[rows, dim]`."""
-    out = np.empty((lo.shape[0], dim), np.uint16)
-    decode_into(lo, step, packed, weights, levels, bits, out, isa)
+def decode(
+    data: U8, levels: U16, weights: Weights, lo: U16, step: U16, out: U16, packed: bool, isa: str = ""
+) -> None:
+    """The inverse of `encode` into `out` `[S, T, D]`; FrameError for a symbol at or above its level count."""
+    if not _kernels.decode(data, levels, weights.mode, weights.up, weights.offset, lo, step, out, packed, isa):
+        raise FrameError("payload", "a symbol is not below the number of levels of its segment")
+
+
+def encode_rans(
+    values: U16, levels: U16, weights: Weights, lo: U16, step: U16, tables: Tables = OWN, isa: str = ""
+) -> list[memoryview] | None:
+    """As `encode`, the symbols through the entropy coder (`kernels.rans`): its stream in parts. None when a value or
+    parameter is not finite."""
+    parts = _kernels.encode_rans(
+        values, levels, weights.mode, weights.down, weights.offset, lo, step, tables.levels, tables.frequencies, isa
+    )
+    return None if parts is None else [part.data for part in parts]
+
+
+def decode_rans(
+    data: U8, levels: U16, weights: Weights, lo: U16, step: U16, out: U16, tables: Tables = OWN, isa: str = ""
+) -> None:
+    """The inverse of `encode_rans` into `out` `[S, T, D]`; FrameError for what no encoder writes."""
+    wrong = _kernels.decode_rans(
+        data, levels, weights.mode, weights.up, weights.offset, lo, step, tables.levels, tables.frequencies, out, isa
+    )
+    if wrong:
+        raise FrameError("payload", wrong)
+
+
+def rans_encode(symbols: U8, levels: U16, tables: Tables = OWN, isa: str = "") -> list[memoryview]:
+    """The entropy coder's stream of symbols `[S, N]`, in parts."""
+    return [part.data for part in _kernels.rans_encode(symbols, levels, tables.levels, tables.frequencies, isa)]
+
+
+def rans_decode(data: U8, levels: U16, count: int, tables: Tables = OWN, isa: str = "") -> U8:
+    """The inverse of `rans_encode`: `[S, count]`; FrameError for what no encoder writes."""
+    out = np.empty((len(levels), count), np.uint8)
+    wrong = _kernels.rans_decode(data, levels, tables.levels, tables.frequencies, out, isa)
+    if wrong:
+        raise FrameError("payload", wrong)
     return out
 
 
-def decode_into(lo: U16, step: U16, packed: U8, weights: F32, levels: int, bits: int, out: U16, isa: str = "") -> None:
-    """`decode` into `out`."""
-    _kernels.fused_decode(lo, step, packed, weights, levels, bits, out, isa)
+def exponent_encode(values: U16, isa: str = "") -> tuple[U8, list[memoryview]]:
+    """bf16 bits `[S, T, D]` → sign with mantissa, a byte for each value; the entropy coder's stream of the exponents."""
+    rest = np.empty(values.size, np.uint8)
+    return rest, [part.data for part in _kernels.exponent_encode(values, rest, isa)]
+
+
+def exponent_decode(rest: U8, data: U8, out: U16, isa: str = "") -> None:
+    """The inverse of `exponent_encode` into `out` `[S, T, D]`; FrameError for what no encoder writes."""
+    wrong = _kernels.exponent_decode(rest, data, out, isa)
+    if wrong:
+        raise FrameError("payload", wrong)
+
+
+_threads_from_environment()

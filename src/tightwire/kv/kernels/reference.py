@@ -66,7 +66,7 @@ def quantize(x: F32, group: int, levels: U16, symmetric: bool = False) -> tuple[
     top = levels.astype(np.float32)[:, None, None] - np.float32(1)
     with np.errstate(all="ignore"):  # what overflows or is NaN is seen in lo and step by the caller
         if cells.size == 0:
-            lo = step = np.zeros(cells.shape[:-1], np.uint16)
+            lo, step = np.zeros((2, *cells.shape[:-1]), np.uint16)
         elif symmetric:
             step = ceil_bf16(np.abs(cells).max(axis=-1) * (np.float32(1) / half(levels)))
             lo = np.zeros(0, np.uint16)
@@ -74,6 +74,7 @@ def quantize(x: F32, group: int, levels: U16, symmetric: bool = False) -> tuple[
             lo = floor_bf16(cells.min(axis=-1))
             lo = np.where(lo == 0x8000, np.uint16(0), lo)  # -0 is 0: which of them a minimum gives is chance
             step = ceil_bf16((cells.max(axis=-1) - from_bf16(lo)) * (np.float32(1) / top))
+        step &= 0x7FFF  # -0 is 0
         step = np.where((step > 0) & (step < 0x0080), np.uint16(0x0080), step)  # smallest normal: finite inverse
         width = from_bf16(step)
         inverse = np.float32(1) / np.where(width > 0, width, np.float32(1))  # width 0: all values equal lo

@@ -2,8 +2,9 @@
 
 from tightwire.kv.stages import raw
 from tightwire.kv.stages.base import STAGES
-from tightwire.kv.stages.codecs import pack, zstd
-from tightwire.kv.stages.quantizers import uniform
-from tightwire.kv.stages.transforms import hadamard
+from tightwire.kv.stages.codecs import pack, rans, zstd
+from tightwire.kv.stages.lossless import exponent
+from tightwire.kv.stages.quantizers import mixed, uniform
+from tightwire.kv.stages.transforms import equalize, hadamard
 
-__all__ = ["STAGES", "hadamard", "pack", "raw", "uniform", "zstd"]
+__all__ = ["STAGES", "equalize", "exponent", "hadamard", "mixed", "pack", "rans", "raw", "uniform", "zstd"]

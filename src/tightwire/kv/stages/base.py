@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,10 @@ class Stage:
 class Transform(Stage):
     takes: ClassVar[Kind] = "floats"
     gives: ClassVar[Kind] = "floats"
-    sends_side: ClassVar[bool] = False  # whether `forward` gives bytes that `inverse` needs
+    @property
+    def sends_side(self) -> bool:
+        """Whether `forward` gives bytes that `inverse` needs."""
+        return False
 
     def out_shape(self, shape: Shape) -> Shape:
         """The shape that `forward` gives for `shape`."""
@@ -194,6 +197,12 @@ def require_range(name: str, value: int, low: int, high: int) -> None:
         raise ConfigError(f"{name}={value} is out of range; use {low} to {high}")
 
 
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """ConfigError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is unknown; use one of {', '.join(choices)}")
+
+
 def require_bytes(what: str, data: Buffer, wanted: int) -> None:
     """FrameError unless `data` has exactly `wanted` bytes."""
     if len(data) != wanted:
@@ -202,7 +211,7 @@ def require_bytes(what: str, data: Buffer, wanted: int) -> None:
 
 def read_array(
     what: str, data: Buffer, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int = 0
-) -> npt.NDArray[np.generic]:
+) -> npt.NDArray[Any]:
     """A view of `data` from `offset` on as little-endian `dtype` of `shape`; FrameError when it is too short."""
     kind = np.dtype(dtype).newbyteorder("<")
     count = int(np.prod(shape, dtype=np.int64))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tightwire.kv.block import U8, U16
-from tightwire.kv.kernels import reference
+from tightwire.kv.kernels import native, reference
 from tightwire.kv.stages.base import STAGES, Buffer, Codec, check_symbols, require_bytes
 
 
@@ -22,12 +22,12 @@ class Pack(Codec):
 
     def encode(self, symbols: U8, levels: U16) -> Buffer:
         return b"".join(
-            reference.pack_bits(row, bits_for(int(count))).tobytes() for row, count in zip(symbols, levels, strict=True)
+            reference.pack_bits(row, native.bits_for(int(count))).tobytes() for row, count in zip(symbols, levels, strict=True)
         )
 
     def decode(self, data: memoryview, levels: U16, count: int) -> U8:
-        widths = [bits_for(int(each)) for each in levels]
-        require_bytes(f"{len(widths)} segments of {count} symbols", data, packed_bytes(levels, count))
+        self.check_size(data, levels, count)
+        widths = [native.bits_for(int(each)) for each in levels]
         symbols, at = np.empty((len(widths), count), np.uint8), 0
         for segment, bits in enumerate(widths):
             size = (count * bits + 7) // 8
@@ -35,15 +35,14 @@ class Pack(Codec):
             at += size
         return check_symbols(symbols, levels)
 
-
-def bits_for(levels: int) -> int:
-    """Bits that hold `levels` values (2 → 1, 5 → 3, 256 → 8)."""
-    return max((levels - 1).bit_length(), 1)
+    def check_size(self, data: memoryview, levels: U16, count: int) -> None:
+        """FrameError unless `data` has the size of these symbols."""
+        require_bytes(f"{len(levels)} segments of {count} symbols", data, packed_bytes(levels, count))
 
 
 def packed_bytes(levels: U16, count: int) -> int:
     """Bytes of segments of `count` symbols with `levels`."""
     distinct, often = np.unique(levels, return_counts=True)
     return sum(
-        int(times) * ((count * bits_for(int(each)) + 7) // 8) for each, times in zip(distinct, often, strict=True)
+        int(times) * ((count * native.bits_for(int(each)) + 7) // 8) for each, times in zip(distinct, often, strict=True)
     )

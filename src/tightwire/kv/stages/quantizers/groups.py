@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from tightwire.errors import FrameError
 from tightwire.kv.block import F32, U8, U16
@@ -18,6 +19,7 @@ from tightwire.kv.kernels import reference
 from tightwire.kv.stages.base import Buffer, NotFiniteError, Shape, require_bytes
 
 Axis = Literal["token", "channel", "group", "tensor"]
+AXES: tuple[str, ...] = get_args(Axis)
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,13 @@ class Cells:
     def params_bytes(self, shape: Shape) -> int:
         return shape[0] * shape[1] * self.per_segment(shape) * (2 if self.symmetric else 4)
 
-    def turn(self, x: F32 | U8) -> F32 | U8:
+    def turn(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """`[S, T, D]` → `[S, rows, values]`, whose neighbours along the last axis share a cell."""
         if self.axis == "channel":
             return np.swapaxes(x, 1, 2)
         return x.reshape(x.shape[0], 1, -1) if self.axis == "tensor" else x
 
-    def size(self, rows: F32 | U8) -> int:
+    def size(self, rows: npt.NDArray[Any]) -> int:
         """Values of a cell, for `turn`ed values."""
         return self.along(rows.shape[-1]) if self.axis == "group" else rows.shape[-1]
 

@@ -13,9 +13,18 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from tightwire.errors import ConfigError
 from tightwire.kv.block import F32
-from tightwire.kv.stages.base import STAGES, Layout, Place, Quantized, Quantizer, Shape, Stage, require_range
+from tightwire.kv.stages.base import (
+    STAGES,
+    Layout,
+    Place,
+    Quantized,
+    Quantizer,
+    Shape,
+    Stage,
+    require_choice,
+    require_range,
+)
 from tightwire.kv.stages.quantizers import groups
 
 
@@ -35,10 +44,8 @@ class Uniform(Quantizer):
     def __post_init__(self) -> None:
         require_range("uniform: levels", self.levels, 3 if self.form == "symmetric" else 2, 256)
         require_range("uniform: group", self.group, 1, 65536)
-        if self.axis not in get_args(groups.Axis):
-            raise ConfigError(f"uniform: axis={self.axis!r} is unknown; use one of {', '.join(get_args(groups.Axis))}")
-        if self.form not in ("asymmetric", "symmetric"):
-            raise ConfigError(f"uniform: form={self.form!r} is unknown; use asymmetric or symmetric")
+        require_choice("uniform: axis", self.axis, groups.AXES)
+        require_choice("uniform: form", self.form, ("asymmetric", "symmetric"))
 
     @classmethod
     def variants(cls) -> list[Stage]:

@@ -14,7 +14,9 @@ import numpy as np
 
 from tightwire.kv.block import F32
 from tightwire.kv.kernels import reference
-from tightwire.kv.stages.base import STAGES, Place, Shape, Transform, require_range
+from tightwire.kv.stages.base import STAGES, NotFiniteError, Place, Shape, Transform, require_range
+
+BOUND = np.float32(2.0**100)
 
 
 @STAGES.register("hadamard")
@@ -30,8 +32,11 @@ class Hadamard(Transform):
 
     def forward(self, x: F32, place: Place) -> tuple[F32, bytes]:
         down, _ = weights(self.seed, x.shape[-1])
-        with np.errstate(over="ignore", invalid="ignore"):  # the quantizer refuses what is not finite
-            return reference.walsh_blocks(x * down), b""
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = reference.walsh_blocks(x * down)
+        if not (np.abs(y) < BOUND).all():
+            raise NotFiniteError("rotated values are not below 2^100: the way back could overflow")
+        return y, b""
 
     def inverse(self, y: F32, side: memoryview, place: Place, shape: Shape) -> F32:
         _, up = weights(self.seed, y.shape[-1])

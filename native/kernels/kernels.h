@@ -1,0 +1,64 @@
+// What every instruction set provides. The contract is that of src/tightwire/kv/kernels/, bit for bit.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace tightwire {
+
+constexpr size_t kMaxDim = 1024;
+
+enum class Mode {
+    plain,   // the values themselves
+    rotate,  // times `down`, then Walsh-Hadamard; back: Walsh-Hadamard, then times `up`
+    scale,   // minus `offset`, times `down`; back: times `up`, plus `offset`
+};
+
+// One segment: bf16 [rows, dim], quantised along dim in cells of `group` neighbours.
+struct Shape {
+    size_t rows;
+    size_t dim;    // a multiple of 32, at most kMaxDim
+    size_t group;  // divides dim, a multiple of 32
+};
+
+// Each [dim], every 32 as 16 even places, then 16 odd ones.
+struct Weights {
+    const float* down;
+    const float* up;
+    const float* offset;
+};
+
+// Entropy coder: probabilities are in units of 2^-12, a state is at least 2^16.
+constexpr int kProbBits = 12;
+constexpr uint32_t kProbs = 1u << kProbBits, kLow = 1u << 16;
+constexpr int kLanes = 64, kFewLanes = 4;
+constexpr int kTurn = 16;               // lanes that leave their words together
+constexpr size_t kManySymbols = 16384;  // from here on, a run has kLanes lanes
+
+struct EncodeTable {
+    uint32_t packed[256];  // frequency, and start << 16
+    float inverse[16];     // of the frequency, rounded down
+    bool few;              // at most 16 symbols
+};
+
+struct Kernels {
+    const char* isa;
+    // bits 1..8: packed; 0: one symbol to a byte. False if a value or a parameter is not finite: nothing is usable.
+    bool (*encode)(const uint16_t* in, const Shape&, Mode, const Weights&, int levels, int bits,
+                   uint16_t* lo, uint16_t* step, uint8_t* symbols);
+    // False if a packed symbol is not below `levels`.
+    bool (*decode)(const uint8_t* symbols, const uint16_t* lo, const uint16_t* step, const Shape&, Mode,
+                   const Weights&, int levels, int bits, uint16_t* out);
+    uint8_t* (*rans_put)(const uint8_t* symbols, size_t count, const EncodeTable&, int lanes, uint32_t* states,
+                         uint8_t* out);
+    const uint8_t* (*rans_take)(const uint8_t* in, const uint8_t* begin, size_t count, const uint32_t* table, int lanes,
+                                uint32_t* states, uint8_t* symbols);
+    void (*count)(const uint8_t* symbols, size_t count, uint32_t counts[256]);
+    void (*split)(const uint16_t* in, size_t count, uint8_t* exponents, uint8_t* rest);
+    void (*merge)(const uint8_t* exponents, const uint8_t* rest, size_t count, uint16_t* out);
+};
+
+namespace portable { extern const Kernels kernels; }
+namespace avx2 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }
+
+}  // namespace tightwire

@@ -1,0 +1,364 @@
+// bf16 rows -> transform -> min-max symbols, and back. The contract is kernels/reference.py, bit for bit.
+// Included once per instruction set (see isa.cpp).
+#pragma once
+
+// Walsh-Hadamard over 32 * N values, N a power of two: first within vectors, then across them.
+template <int N, int H = 1> TW_INLINE void walsh_across(Pair* v) {
+    if constexpr (H < N) {
+        TW_EACH(N, N, i) {
+            if (!(i & H)) {
+                Pair a = v[i], b = v[i + H];
+                v[i] = {a.even + b.even, a.odd + b.odd};
+                v[i + H] = {a.even - b.even, a.odd - b.odd};
+            }
+        });
+        walsh_across<N, 2 * H>(v);
+    }
+}
+// `first`: whether the butterflies of neighbours are still to be done.
+template <int N> TW_INLINE void walsh(Pair* v, bool first) {
+    TW_EACH(N, N, i) {
+        const Pair x = first ? Pair{v[i].even + v[i].odd, v[i].even - v[i].odd} : v[i];
+        v[i].even = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(x.even))));
+        v[i].odd = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(x.odd))));
+    });
+    walsh_across<N>(v);
+}
+// n pairs are cut into powers of two, largest first (5 = 4 + 1): a block-diagonal Hadamard.
+template <int N> TW_INLINE void walsh_blocks(Pair* v, int n, bool first) {
+    if constexpr (N > 0) {
+        walsh<N>(v, first);
+    } else {
+        while (n) {
+            if (n >= 32) { walsh<32>(v, first); v += 32; n -= 32; }
+            else if (n >= 16) { walsh<16>(v, first); v += 16; n -= 16; }
+            else if (n >= 8) { walsh<8>(v, first); v += 8; n -= 8; }
+            else if (n >= 4) { walsh<4>(v, first); v += 4; n -= 4; }
+            else if (n >= 2) { walsh<2>(v, first); v += 2; n -= 2; }
+            else { walsh<1>(v, first); v += 1; n -= 1; }
+        }
+    }
+}
+
+template <int H> TW_INLINE f32x16 fold(f32x16 v) { return min2(__builtin_shuffle(v, kLane ^ H), v); }
+
+// The minimum of `low` and the maximum of `high`: both folded in one vector, the maximum as a negated minimum.
+TW_INLINE void extremes(f32x16 low, f32x16 high, float* min, float* max) {
+    const f32x16 other = -high;
+    const i32x16 lower = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
+    f32x16 both = min2(__builtin_shuffle(low, other, lower), __builtin_shuffle(low, other, lower + 8));
+    both = fold<1>(fold<2>(fold<4>(both)));
+    *min = both[0];
+    *max = -both[8];
+}
+
+// bf16 as integers in the order of their values; what is not finite lies outside of ±0x7F7F.
+TW_INLINE i16x32 ordered(u16x32 bf16) { return (i16x32)bf16 ^ (((i16x32)bf16 >> 15) & 0x7FFF); }
+TW_INLINE uint16_t bf16_of(int16_t key) { return uint16_t(key ^ ((key >> 15) & 0x7FFF)); }
+TW_INLINE void extremes(i16x32 low, i16x32 high, int16_t* min, int16_t* max) {
+#ifdef __AVX512BW__
+    // one 8-lane vector each of unsigned keys, whose minimum one instruction finds
+    __m512i l = (__m512i)(low ^ int16_t(-0x8000)), h = (__m512i)(high ^ int16_t(0x7FFF));
+    __m256i l2 = _mm256_min_epu16(_mm512_castsi512_si256(l), _mm512_extracti64x4_epi64(l, 1));
+    __m256i h2 = _mm256_min_epu16(_mm512_castsi512_si256(h), _mm512_extracti64x4_epi64(h, 1));
+    __m128i l1 = _mm_min_epu16(_mm256_castsi256_si128(l2), _mm256_extracti128_si256(l2, 1));
+    __m128i h1 = _mm_min_epu16(_mm256_castsi256_si128(h2), _mm256_extracti128_si256(h2, 1));
+    *min = int16_t(uint16_t(_mm_cvtsi128_si32(_mm_minpos_epu16(l1))) ^ 0x8000u);
+    *max = int16_t(uint16_t(_mm_cvtsi128_si32(_mm_minpos_epu16(h1))) ^ 0x7FFFu);
+#else
+    int16_t a = low[0], b = high[0];
+    for (int i = 1; i < 32; ++i) { a = low[i] < a ? low[i] : a; b = high[i] > b ? high[i] : b; }
+    *min = a;
+    *max = b;
+#endif
+}
+
+// Rotated values stay below this, or the way back could overflow.
+constexpr float kBound = 0x1p100f;
+
+// --- Transformed rows of shapes known at compile time: tiles of 16 cells, whose parameters are computed together. ---
+
+// Of the lanes l, l^H: the minimum of a's where bit H of l is 0, of b's where it is 1.
+template <int H> TW_INLINE f32x16 merge(f32x16 a, f32x16 b) {
+    const i32x16 upper = (kLane & H) != 0;
+    return min2(__builtin_shuffle(a, b, kLane | (upper & 16)), __builtin_shuffle(a, b, (kLane ^ H) | (upper & 16)));
+}
+// H, 2H … 8 being left to merge: lane l of the result is the minimum over v[l / H].
+template <int H> TW_INLINE f32x16 merge_all(f32x16* v) {
+    if constexpr (H == 16) {
+        return v[0];
+    } else {
+        TW_EACH(8 / H, 0, i) { v[i] = merge<H>(v[2 * i], v[2 * i + 1]); });
+        return merge_all<2 * H>(v);
+    }
+}
+
+// Parameters of 16 cells from bf16-floored minima (fp32 bits) and maxima; false when `count` of them are not finite.
+TW_INLINE bool close_cells(u32x16 low, f32x16 max, float inverse_top, int count, uint16_t* lo, uint16_t* step,
+                           float* base, float* inverse) {
+    low = low == 0x80000000u ? u32x16{} : low;
+    const f32x16 bottom = (f32x16)low;
+    u32x16 width = ((u32x16)((max - bottom) * inverse_top) + 0xFFFFu) & 0x7FFF0000u;  // rounded up
+    const u32x16 normal = width < 0x00800000u ? u32x16{} + 0x00800000u : width;        // its inverse is finite
+    width = width == 0 ? width : normal;
+    store(base, bottom);
+    store(inverse, 1.0f / (width == 0 ? f32x16{} + 1.0f : (f32x16)width));
+    const u32x16 bad = (u32x16)((low & 0x7F800000u) == 0x7F800000u) | (u32x16)(width >= 0x7F800000u);
+    bool fits = true;
+    for (int i = 0; i < count; ++i) {
+        lo[i] = uint16_t(low[i] >> 16);
+        step[i] = uint16_t(width[i] >> 16);
+        fits &= !bad[i];
+    }
+    return fits;
+}
+
+template <int N, int G, Mode M, class To>
+[[gnu::noinline]] bool encode_tiles(const uint16_t* in, const Shape& s, const Weights& w, int levels,
+                                    uint16_t* lo, uint16_t* step, To& to) {
+    constexpr int cells = N / G, most = 16 / cells;  // rows of a tile
+    static_assert(M != Mode::plain && cells <= 2);
+    const float inverse_top = 1.0f / float(levels - 1);
+    alignas(64) Pair tile[most * N];
+    alignas(64) float base[16], inverse[16];
+    u16x32 widest{};  // to find NaN and Inf where the rotation does not show them
+    for (size_t left = s.rows; left;) {
+        const int rows = left < size_t(most) ? int(left) : most;
+        bool fits;
+        {
+            f32x16 low[most] = {}, high[most] = {};
+            for (int r = 0; r < rows; ++r) {
+                Pair row[N];
+                TW_EACH(N, N, i) {
+                    const u16x32 raw = load<u16x32>(in + (r * N + i) * 32);
+                    const f32x16 even = load<f32x16>(w.down + 32 * i), odd = load<f32x16>(w.down + 32 * i + 16);
+                    row[i] = widen(raw);
+                    if constexpr (M == Mode::rotate) {  // one bad value spoils its whole row, and the cells show it
+                        const f32x16 other = row[i].odd * odd;  // exact: a power of two
+                        row[i] = {multiply_add(row[i].even, even, other), multiply_sub(row[i].even, even, other)};
+                    } else {
+                        row[i] = {(row[i].even - load<f32x16>(w.offset + 32 * i)) * even,
+                                  (row[i].odd - load<f32x16>(w.offset + 32 * i + 16)) * odd};
+                        widest = max2(u16x32(raw & 0x7FFF), widest);
+                    }
+                });
+                if constexpr (M == Mode::rotate) walsh<N>(row, false);
+                f32x16 lows[cells], highs[cells];
+                TW_EACH(cells, cells, c) {
+                    f32x16 least = min2(row[c * G].even, row[c * G].odd), greatest = max2(row[c * G].even, row[c * G].odd);
+                    TW_EACH(G, G, i) {
+                        if (i) {
+                            least = min2(row[c * G + i].odd, min2(row[c * G + i].even, least));
+                            greatest = max2(row[c * G + i].odd, max2(row[c * G + i].even, greatest));
+                        }
+                    });
+                    lows[c] = least;
+                    highs[c] = -greatest;
+                });
+                if constexpr (cells == 2) {
+                    lows[0] = merge<1>(lows[0], lows[1]);
+                    highs[0] = merge<1>(highs[0], highs[1]);
+                }
+                low[r] = lows[0];
+                high[r] = highs[0];
+                TW_EACH(N, N, i) { tile[r * N + i] = row[i]; });
+            }
+            u32x16 least = (u32x16)merge_all<cells>(low);
+            const u32x16 inexact = (u32x16)((least & 0xFFFFu) != 0) & (least >> 31 << 16);
+            least = (least & 0xFFFF0000u) + inexact;  // rounded down to bf16: away from zero when negative
+            const f32x16 greatest = -merge_all<cells>(high);
+            fits = close_cells(least, greatest, inverse_top, rows * cells, lo, step, base, inverse);
+            if constexpr (M == Mode::rotate)
+                for (int i = 0; i < rows * cells; ++i) fits &= ((f32x16)least)[i] > -kBound && greatest[i] < kBound;
+        }
+        for (int r = 0; r < rows; ++r) {
+            TW_EACH(N, N, i) {
+                const f32x16 bottom = f32x16{} + base[r * cells + i / G], up = f32x16{} + inverse[r * cells + i / G];
+                const Pair x = tile[r * N + i];
+                to.put(i, join(round_product(x.even - bottom, up), round_product(x.odd - bottom, up)));
+            });
+            to.advance(N);
+        }
+        if (!fits) return false;
+        left -= size_t(rows);
+        in += rows * N * 32;
+        lo += rows * cells;
+        step += rows * cells;
+    }
+    to.finish();
+    bool finite = true;
+    for (int i = 0; i < 32; ++i) finite &= widest[i] < 0x7F80;
+    return finite;
+}
+
+// --- Everything else: row by row. N: vectors of 32 a row; G: a cell; 0: known only at run time. ---
+
+struct Cell { float base, inverse; };
+
+// lo, step -> memory and -> Cell; false when they are not finite.
+TW_INLINE bool close_cell(uint16_t lo16, float max, float inverse_top, uint16_t* lo, uint16_t* step, Cell* cell) {
+    if (lo16 == 0x8000) lo16 = 0;
+    const float base = from_bf16(lo16);
+    uint16_t step16 = uint16_t((bits_of((max - base) * inverse_top) + 0xFFFFu) >> 16 & 0x7FFF);  // rounded up
+    if (step16 && step16 < 0x0080) step16 = 0x0080;  // the smallest normal: its inverse is finite
+    *lo = lo16;
+    *step = step16;
+    *cell = {base, 1.0f / (step16 ? from_bf16(step16) : 1.0f)};
+    return (lo16 & 0x7F80) != 0x7F80 && step16 < 0x7F80;
+}
+
+template <int N, int G, Mode M, class To>
+[[gnu::noinline]] bool encode_rows(const uint16_t* in, const Shape& s, const Weights& w, int levels,
+                                   uint16_t* lo, uint16_t* step, To& to) {
+    static_assert(N == 0 || M == Mode::plain);
+    const int n = N ? N : int(s.dim / 32), group = G ? G : int(s.group / 32);
+    constexpr int most = N ? N : int(kMaxDim / 32), cells = G ? N / G : 0;
+    const float inverse_top = 1.0f / float(levels - 1);
+    bool fits = true;
+    u16x32 widest{};  // to find NaN and Inf where the order does not show them
+    for (size_t r = 0; r < s.rows; ++r, in += s.dim) {
+        Cell cell[most];
+        if constexpr (M == Mode::plain) {
+            u16x32 row[most];
+            TW_EACH(N, n, i) { row[i] = load<u16x32>(in + 32 * i); });
+            TW_EACH(cells, n / group, c) {
+                i16x32 low = ordered(row[c * group]), high = low;
+                TW_EACH(G, group, i) {
+                    const i16x32 key = ordered(row[c * group + i]);
+                    low = min2(key, low);
+                    high = max2(key, high);
+                });
+                int16_t min, max;
+                extremes(low, high, &min, &max);
+                fits &= min >= -0x7F80 && max <= 0x7F7F;
+                fits &= close_cell(bf16_of(min), from_bf16(bf16_of(max)), inverse_top, lo++, step++, &cell[c]);
+            });
+            TW_EACH(N, n, i) {
+                const Cell& p = cell[i / group];
+                const f32x16 base = f32x16{} + p.base, inverse = f32x16{} + p.inverse;
+                const Pair x = widen(row[i]);
+                to.put(i, join(round_product(x.even - base, inverse), round_product(x.odd - base, inverse)));
+            });
+        } else {
+            Pair row[most];
+            for (int i = 0; i < n; ++i) {
+                const u16x32 raw = load<u16x32>(in + 32 * i);
+                row[i] = widen(raw);
+                const f32x16 even = load<f32x16>(w.down + 32 * i), odd = load<f32x16>(w.down + 32 * i + 16);
+                if constexpr (M == Mode::rotate) {
+                    const f32x16 other = row[i].odd * odd;  // exact: a power of two
+                    row[i] = {multiply_add(row[i].even, even, other), multiply_sub(row[i].even, even, other)};
+                } else {
+                    const f32x16 at_even = load<f32x16>(w.offset + 32 * i), at_odd = load<f32x16>(w.offset + 32 * i + 16);
+                    row[i] = {(row[i].even - at_even) * even, (row[i].odd - at_odd) * odd};
+                }
+                widest = max2(u16x32(raw & 0x7FFF), widest);
+            }
+            if constexpr (M == Mode::rotate) walsh_blocks<0>(row, n, false);
+            for (int c = 0; c < n / group; ++c) {
+                f32x16 low = min2(row[c * group].even, row[c * group].odd);
+                f32x16 high = max2(row[c * group].even, row[c * group].odd);
+                for (int i = 0; i < group; ++i) {
+                    if (i) {
+                        const Pair x = row[c * group + i];
+                        low = min2(x.odd, min2(x.even, low));
+                        high = max2(x.odd, max2(x.even, high));
+                    }
+                }
+                float min, max;
+                extremes(low, high, &min, &max);
+                if constexpr (M == Mode::rotate) fits &= min > -kBound && max < kBound;
+                const uint32_t b = bits_of(min);  // rounded down to bf16
+                const uint16_t lo16 = uint16_t((b >> 16) + ((b >> 31) && (b & 0xFFFFu) ? 1 : 0));
+                fits &= close_cell(lo16, max, inverse_top, lo++, step++, &cell[c]);
+            }
+            for (int i = 0; i < n; ++i) {
+                const Cell& p = cell[i / group];
+                const f32x16 base = f32x16{} + p.base, inverse = f32x16{} + p.inverse;
+                to.put(i, join(round_product(row[i].even - base, inverse), round_product(row[i].odd - base, inverse)));
+            }
+        }
+        to.advance(n);
+        if (!fits) return false;
+    }
+    to.finish();
+    for (int i = 0; i < 32; ++i) fits &= widest[i] < 0x7F80;
+    return fits;
+}
+
+// Past this, what is decoded may overflow bf16, and is looked at again.
+constexpr uint16_t kHuge = 0x7400;  // 2^105
+
+TW_INLINE uint16_t size_of(float x) { return uint16_t(bits_of(x) >> 16 & 0x7FFF); }
+
+// Infinite values become the largest finite ones.
+[[gnu::noinline]] inline void clip(uint16_t* out, size_t count) {
+    for (size_t i = 0; i < count; ++i)
+        if ((out[i] & 0x7FFF) == 0x7F80) --out[i];
+}
+
+// N: vectors of 32 a row; G: a cell; 0: known only at run time.
+template <int N, int G, Mode M, class From>
+[[gnu::noinline]] void decode_rows(From& from, const uint16_t* lo, const uint16_t* step, const Shape& s,
+                                   const Weights& w, [[maybe_unused]] int levels, uint16_t* out) {
+    const int n = N ? N : int(s.dim / 32), group = G ? G : int(s.group / 32);
+    constexpr int most = N ? N : int(kMaxDim / 32), cells = G ? N / G : 0;
+    uint16_t* const begin = out;
+    uint16_t huge = 0;
+    if constexpr (M == Mode::scale)
+        for (size_t i = 0; i < s.dim; ++i)
+            if (size_of(w.up[i]) >= 0x5D80 || size_of(w.offset[i]) >= 0x5D80) huge = kHuge;  // 2^60
+    const uint16_t limit = M == Mode::scale ? 0x5D80 : kHuge;
+    for (size_t r = 0; r < s.rows; ++r, out += s.dim) {
+        Pair row[most];
+        from.need(n);
+        TW_EACH(cells, n / group, c) {
+            const uint16_t lo16 = *lo++, step16 = *step++;
+            const float base = from_bf16(lo16), width = from_bf16(step16);
+            if ((lo16 & 0x7FFF) >= limit || step16 >= limit) huge = kHuge;
+            auto take = [&](int i) __attribute__((always_inline)) { return from.get(c * group + i); };
+#ifdef __AVX512BW__
+            if (M == Mode::plain && levels <= 32) {  // a table of all values that this cell can have
+                const f32x16 b = f32x16{} + base, q = to_floats((u32x16)kLane * 2);
+                const __m512i values = (__m512i)narrow({q * width + b, (q + 1.0f) * width + b});
+                TW_EACH(G, group, i) {
+                    store(out + 32 * (c * group + i), _mm512_permutexvar_epi16((__m512i)take(i), values));
+                });
+                return;
+            }
+            if (levels <= 16) {
+                const __m512 values = (__m512)(to_floats((u32x16)kLane) * width + base);
+                TW_EACH(G, group, i) {
+                    const u32x16 q = (u32x16)take(i);
+                    row[c * group + i] = {(f32x16)_mm512_permutexvar_ps((__m512i)q, values),
+                                          (f32x16)_mm512_permutexvar_ps((__m512i)(q >> 16), values)};
+                });
+                return;
+            }
+#endif
+            const f32x16 wide = f32x16{} + width, low = f32x16{} + base;
+            TW_EACH(G, group, i) {
+                const u32x16 q = (u32x16)take(i);
+                row[c * group + i] = {multiply_add(to_floats(q & 0xFFFF), wide, low),
+                                      multiply_add(to_floats(q >> 16), wide, low)};
+            });
+        });
+        from.advance(n);
+#ifdef __AVX512BW__
+        if (M == Mode::plain && levels <= 32) continue;
+#endif
+        if constexpr (M == Mode::rotate) walsh_blocks<N>(row, n, true);
+        TW_EACH(N, n, i) {
+            if constexpr (M != Mode::plain) {
+                row[i].even *= load<f32x16>(w.up + 32 * i);
+                row[i].odd *= load<f32x16>(w.up + 32 * i + 16);
+            }
+            if constexpr (M == Mode::scale) {
+                row[i].even += load<f32x16>(w.offset + 32 * i);
+                row[i].odd += load<f32x16>(w.offset + 32 * i + 16);
+            }
+            store(out + 32 * i, narrow(row[i]));
+        });
+    }
+    if (huge) clip(begin, s.rows * s.dim);
+}

@@ -1,0 +1,1 @@
+"""FLOATS → BYTES, every bit kept."""
