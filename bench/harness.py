@@ -11,7 +11,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +54,21 @@ def time_median_s(call: Callable[[], object], repeats: int = 9, warmups: int = 2
         call()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def race(calls: Mapping[str, Callable[[], object]], repeats: int = 9, warmups: int = 2) -> dict[str, float]:
+    """Median wall time of each call in seconds. They take turns, so that a machine that changes its pace while the
+    benchmark runs changes it for all of them."""
+    for _ in range(warmups):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
 
 
 def publish(bench: str, results: list[Result], json_path: Path | None) -> None:

@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from tightwire import cli
 from tightwire.errors import StrategyError
+from tightwire.kv.presets import presets
+from tightwire.kv.stages import STAGES
 
 runner = CliRunner()
 
@@ -23,14 +25,16 @@ def test_every_command_has_help(command: list[str]) -> None:
 def test_strategies_lists_all_stages() -> None:
     done = runner.invoke(cli.app, ["kv", "strategies"], env={"COLUMNS": "200"})
     assert done.exit_code == 0
-    for name in ("hadamard", "uniform", "pack", "zstd", "raw"):
+    for name in (*STAGES, "kivi-2", "quarot-4"):
         assert name in done.output
     listed = json.loads(runner.invoke(cli.app, ["kv", "strategies", "--json"]).output)
-    assert {row["stage"] for row in listed} == {"hadamard", "uniform", "pack", "zstd", "raw"}
+    assert {row["stage"] for row in listed["stages"]} == set(STAGES)
+    assert {row["preset"] for row in listed["presets"]} == set(presets())
 
 
 def test_a_strategy_is_checked() -> None:
     assert "valid" in runner.invoke(cli.app, ["kv", "strategies", "hadamard+uniform:levels=10+zstd"]).output
+    assert "lowrank:rank=4" in runner.invoke(cli.app, ["kv", "strategies", "gear-4"]).output
     failed = runner.invoke(cli.app, ["kv", "strategies", "hadamard+pack"])
     assert isinstance(failed.exception, StrategyError)
 

@@ -1,14 +1,17 @@
+from random import Random
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from tests.kv.strategies import blocks, strategies
+from tests.kv.strategies import CHAINS, KINDS, blocks, hard_values, strategies
 from tightwire.errors import FrameError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import decode_block, encode_block
 from tightwire.kv.frame import parse
-from tightwire.kv.strategy import Strategy
+from tightwire.kv.stages.base import Lossless
+from tightwire.kv.strategy import Exact, Strategy
 
 HADAMARD4 = Strategy.parse("hadamard+uniform:levels=16+pack")
 
@@ -24,6 +27,34 @@ def test_every_strategy_round_trips_and_both_paths_agree(block: KVBlock, strateg
     assert (got.layer_start, got.token_start, got.k.dtype) == (block.layer_start, block.token_start, block.k.dtype)
     assert torch.isfinite(got.k.float()).all()
     assert len(native) <= len(encode_block(block, Strategy.parse("raw")))
+
+
+@pytest.mark.parametrize("batch", range(10))
+def test_a_sample_of_the_whole_space_round_trips(batch: int) -> None:
+    """600 of all pairs of chains, each on an odd shape of a hard kind."""
+    random = Random(batch)
+    for index in range(60):
+        strategy = Strategy(random.choice(CHAINS), random.choice(CHAINS), Exact(*random.choices((0, 0, 1, 3), k=4)))
+        shape = (random.randint(1, 3), random.choice((1, 1, 2, 3)), random.choice((1, 2, 7, 33, 65)), random.choice((64, 80, 128)))
+        dtype = random.choice((torch.bfloat16, torch.float16, torch.float32))
+        k, v = (hard_values(random.choice(KINDS), shape, dtype, 100 * batch + index + side) for side in (0, 1))
+        block = KVBlock(k, v, random.randint(0, 2), random.randint(0, 9))
+        frame = encode_block(block, strategy)
+        assert frame == encode_block(block, strategy, native_kernels=False), strategy.short
+        got, twin = decode_block(frame), decode_block(frame, native_kernels=False)
+        assert torch.equal(got.k, twin.k), strategy.short
+        assert torch.equal(got.v, twin.v), strategy.short
+        assert torch.isfinite(got.k.float()).all(), strategy.short
+        assert torch.isfinite(got.v.float()).all(), strategy.short
+        used = Strategy.parse(parse(frame).header.strategy)
+        for side, chain, x in ((got.k, used.k, k), (got.v, used.v, v)):
+            if isinstance(chain.last, Lossless):
+                assert torch.equal(side.view(torch.uint8), x.view(torch.uint8)), strategy.short
+            (first, last), (head, tail) = used.exact.within(block)
+            for part in (slice(None, first), slice(shape[0] - last, None)):
+                assert torch.equal(side[part], x[part])
+            for part in (slice(None, head), slice(shape[2] - tail, None)):
+                assert torch.equal(side[:, :, part], x[:, :, part])
 
 
 def test_raw_is_exact_for_every_bit_pattern() -> None:

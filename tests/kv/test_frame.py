@@ -28,7 +28,7 @@ def forge(data: bytes, **changes: object) -> bytes:
     """The frame with some header fields changed and a right checksum: what a hostile sender would make."""
     parsed = wire.parse(data)
     header = msgspec.structs.replace(parsed.header, **changes)
-    return wire.build(header, (parsed.payload,))
+    return bytes(wire.build(header, [parsed.payload]))
 
 
 def refuse(data: bytes) -> FrameError:

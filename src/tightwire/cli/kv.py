@@ -21,27 +21,29 @@ def strategies(
     strategy: str | None = typer.Argument(None, help="Check and explain this strategy instead of listing the stages."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """List the stages that can be composed, or check one strategy.
+    """List the stages that can be composed and the published methods, or check one strategy.
 
     A strategy is a chain of stages joined by +, for K and V alike, or K's chain / V's chain:
     hadamard+uniform:levels=16,axis=group,group=64+pack
     """
-    from tightwire.kv.describe import count, stages
-    from tightwire.kv.strategy import Strategy
+    from tightwire.kv.describe import count, published, stages
+    from tightwire.kv.presets import resolve
 
     console = Console()
     if strategy is not None:
-        parsed = Strategy.parse(strategy)
+        parsed = resolve(strategy)
         if as_json:
             print(json.dumps(parsed.to_json()))
         else:
             console.print(f"valid: {parsed}", markup=False, highlight=False, soft_wrap=True)
         return
-    table = stages()
+    tables = {"stages": stages(), "presets": published()}
     if as_json:
-        print(json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows]))
+        rows = {name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for name, t in tables.items()}
+        print(json.dumps(rows))
         return
-    console.print(text.render(table))
+    for table in tables.values():
+        console.print(text.render(table))
     chains = count()
     console.print(
         f"{chains} chains with the usual settings, {chains * chains} pairs of one for K and one for V.",

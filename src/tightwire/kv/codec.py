@@ -33,7 +33,7 @@ _LENGTH_BYTES = 4  # of side information
 _RAW = Raw()
 
 
-def encode_block(block: KVBlock, strategy: Strategy, fingerprint: str = "", *, native_kernels: bool = True) -> bytes:
+def encode_block(block: KVBlock, strategy: Strategy, fingerprint: str = "", *, native_kernels: bool = True) -> memoryview:
     """One frame. Falls back to raw where the values are not finite or the result would not be smaller, so a frame
     is never larger than the raw one. `fingerprint` names the model and its KV layout, at most 128 characters."""
     if len(fingerprint) > 128:
@@ -47,7 +47,7 @@ def encode_block(block: KVBlock, strategy: Strategy, fingerprint: str = "", *, n
         smaller = False
     if not smaller and not strategy.is_raw:
         strategy, span = RAW, RAW.exact.within(block)
-        k, v = [_RAW.encode(block.k)], [_RAW.encode(block.v)]
+        k, v = _RAW.encode(block.k), _RAW.encode(block.v)
     header = wire.Header(
         strategy=str(strategy),
         fingerprint=fingerprint,
@@ -63,7 +63,9 @@ def encode_block(block: KVBlock, strategy: Strategy, fingerprint: str = "", *, n
         k_bytes=_size(k),
         v_bytes=_size(v),
     )
-    return wire.build(header, (*k, *v))
+    parts = [*k, *v]
+    del k, v
+    return wire.build(header, parts)
 
 
 def decode_block(
@@ -118,7 +120,7 @@ def _inner(x: torch.Tensor, span: Span) -> torch.Tensor:
 
 def _encode_side(x: torch.Tensor, chain: Chain, span: Span, place: Place, native: bool) -> list[Buffer]:
     inner = _inner(x, span)
-    parts = [_RAW.encode(part) for part in _exact_parts(x, span)]
+    parts = [buffer for part in _exact_parts(x, span) for buffer in _RAW.encode(part)]
     if inner.numel():
         inner_place = Place(place.layer_start + span[0][0], place.token_start + span[1][0], place.side)
         parts += encode_tensor(inner, chain, inner_place, native)
@@ -152,14 +154,15 @@ def encode_tensor(x: torch.Tensor, chain: Chain, place: Place, native_kernels: b
     """K or V `[L, H, T, D]` through `chain`, as parts that belong one after the other: side information of the
     transforms, parameters of the quantizer, symbols; or the lossless bytes. NotFiniteError for NaN and Inf."""
     if isinstance(chain.last, Lossless):
-        return [chain.last.encode(x)]
+        return chain.last.encode(x)
     done = fused.encode(x, chain, place) if native_kernels else None
     if done is not None:
         return done
     values = to_float32(x)
     if not np.isfinite(values).all():
         raise NotFiniteError("values hold NaN or Inf")
-    return _encode_values(values, chain.stages, place)
+    with np.errstate(over="ignore", invalid="ignore"):  # quantizers refuse what is not finite
+        return _encode_values(values, chain.stages, place)
 
 
 def decode_tensor(
@@ -172,7 +175,8 @@ def decode_tensor(
         done = fused.decode(data, chain, shape, dtype, place)
         if done is not None:
             return done
-    return from_float32(_decode_values(data, chain.stages, shape, place), dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # what goes past the range of fp32 is clipped
+        return from_float32(_decode_values(data, chain.stages, shape, place), dtype)
 
 
 def _encode_values(x: F32, stages: Sequence[Stage], place: Place) -> list[Buffer]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from typing import get_args, get_type_hints
 
 from tightwire.core.records import Table
+from tightwire.kv.presets import presets
 from tightwire.kv.stages import STAGES
 from tightwire.kv.stages.base import Stage
 from tightwire.kv.strategy import enumerate_chains
@@ -26,6 +28,16 @@ def stages() -> Table:
     )
 
 
+def published() -> Table:
+    """One row for each preset: name, paper, composition, where it departs from the paper."""
+    return Table(
+        "Published methods, as compositions",
+        ["preset", "paper", "strategy", "differs"],
+        [[p.name, p.paper.split(":")[0], p.strategy.short, p.differs or "-"] for p in presets().values()],
+        notes=["a preset's name stands wherever a strategy is asked for"],
+    )
+
+
 def count() -> int:
     """Distinct chains over the usual settings."""
     return len(set(enumerate_chains()))
@@ -41,7 +53,6 @@ def _settings(kind: type[Stage]) -> str:
 
 
 def _summary(kind: type[Stage]) -> str:
-    import sys
-
-    first = (sys.modules[kind.__module__].__doc__ or "").strip().split("\n\n")[0]
-    return " ".join(first.split(":", 1)[-1].split()).replace("`", "")
+    """The first paragraph of the module's docstring, or of the class's, without its name."""
+    text = (sys.modules[kind.__module__].__doc__ or kind.__doc__ or "").strip().split("\n\n")[0]
+    return " ".join(text.removeprefix(f"`{kind.name}`:").split()).replace("`", "")

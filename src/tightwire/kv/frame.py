@@ -19,10 +19,10 @@ A version 1 frame stays readable for ever (frozen files in the tests).
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 import xxhash
 
 from tightwire.errors import FrameError
@@ -82,14 +82,22 @@ class Frame:
         return self.payload[self.header.k_bytes :]
 
 
-def build(header: Header, payload: Sequence[bytes | memoryview]) -> bytes:
-    """The frame of `header` and the concatenated `payload` parts."""
+def build(header: Header, payload: list[bytes | memoryview]) -> memoryview:
+    """The frame of `header` and the concatenated `payload` parts, which are taken off the list one by one, so that
+    never much more than the frame and one part is in memory."""
     packed = msgspec.msgpack.encode(header)
-    prefix = _PREFIX.pack(MAGIC, VERSION, 0, 0, len(packed), sum(len(part) for part in payload))
-    digest = xxhash.xxh3_64(prefix)
-    for part in (packed, *payload):
+    payload_bytes = sum(len(part) for part in payload)
+    frame = np.empty(PREFIX_BYTES + len(packed) + payload_bytes, np.uint8).data  # not touched before it is filled
+    _PREFIX.pack_into(frame, 0, MAGIC, VERSION, 0, 0, len(packed), payload_bytes)
+    digest, at = xxhash.xxh3_64(frame[: _PREFIX.size]), PREFIX_BYTES
+    payload.insert(0, packed)
+    while payload:
+        part = payload.pop(0)
         digest.update(part)
-    return b"".join((prefix, _CHECKSUM.pack(digest.intdigest()), packed, *payload))
+        frame[at : at + len(part)] = memoryview(part).cast("B")
+        at += len(part)
+    _CHECKSUM.pack_into(frame, _PREFIX.size, digest.intdigest())
+    return frame.toreadonly()
 
 
 def parse(data: bytes | memoryview, limits: Limits | None = None) -> Frame:

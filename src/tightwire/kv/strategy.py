@@ -22,7 +22,7 @@ from typing import Any, get_args, get_type_hints
 from tightwire.errors import ConfigError, StrategyError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.stages import STAGES
-from tightwire.kv.stages.base import Codec, Lossless, Quantizer, Stage, Transform, require_range
+from tightwire.kv.stages.base import Codec, Correction, Lossless, Quantizer, Stage, Transform, require_range
 
 MAX_TEXT = 1024
 
@@ -144,8 +144,9 @@ def _parse(text: str) -> Strategy:  # cached: a receiver reads the same text in 
 
 
 def enumerate_chains() -> Iterator[Chain]:
-    """Every valid chain of at most one transform over all registered stages, in each stage's `variants`."""
-    lossless, transforms, quantizers, codecs = (_variants(kind) for kind in (Lossless, Transform, Quantizer, Codec))
+    """Every valid chain of at most one transform or correction over all registered stages, in their `variants`."""
+    lossless, quantizers, codecs = (_variants(kind) for kind in (Lossless, Quantizer, Codec))
+    transforms = _variants(Transform) + _variants(Correction)
     for stage in lossless:
         yield Chain((stage,))
     starts: list[tuple[Stage, ...]] = [(), *((stage,) for stage in transforms)]

@@ -179,8 +179,8 @@ class Lossless(Stage):
     takes: ClassVar[Kind] = "floats"
     gives: ClassVar[Kind] = "bytes"
 
-    def encode(self, x: torch.Tensor) -> Buffer:
-        """`x` `[L, H, T, D]`, bf16, fp16 or fp32."""
+    def encode(self, x: torch.Tensor) -> list[Buffer]:
+        """`x` `[L, H, T, D]`, bf16, fp16 or fp32, as parts that belong one after the other."""
         raise NotImplementedError
 
     def decode(self, data: memoryview, shape: Shape, dtype: torch.dtype) -> torch.Tensor:

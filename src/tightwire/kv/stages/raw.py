@@ -16,8 +16,8 @@ from tightwire.kv.stages.base import STAGES, Buffer, Lossless, Shape, require_by
 class Raw(Lossless):
     name = "raw"
 
-    def encode(self, x: torch.Tensor) -> Buffer:
-        return as_bytes(x).data
+    def encode(self, x: torch.Tensor) -> list[Buffer]:
+        return [as_bytes(x).data]
 
     def decode(self, data: memoryview, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
         require_bytes(f"raw {list(shape)} {dtype}", data, int(np.prod(shape)) * dtype.itemsize)

@@ -33,7 +33,7 @@ class Zstd(Codec):
             stated = zstandard.frame_content_size(data)
             if stated != total:
                 raise FrameError("payload", f"the zstd frame says {stated} symbols, the block has {total}")
-            plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=max(total, 1))
+            plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=max(total, 1), allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise FrameError("payload", f"zstd refuses it: {error}") from error
         if len(plain) != total:

@@ -25,14 +25,14 @@ from tightwire.kv.stages.base import STAGES, Buffer, Lossless, Shape
 class Exponent(Lossless):
     name = "exponent"
 
-    def encode(self, x: torch.Tensor) -> Buffer:
+    def encode(self, x: torch.Tensor) -> list[Buffer]:
         if x.dtype is torch.bfloat16:
             rest, parts = native.exponent_encode(native.segments(x))
-            return b"".join((rest.data, *parts))
+            return [rest.data, *parts]
         exponents, rest = split(x)
         segments, count = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
         levels = np.full(segments, 256, np.uint16)
-        return b"".join((rest.tobytes(), *native.rans_encode(exponents.reshape(segments, count), levels)))
+        return [rest.reshape(-1).data, *native.rans_encode(exponents.reshape(segments, count), levels)]
 
     def decode(self, data: memoryview, shape: Shape, dtype: torch.dtype) -> torch.Tensor:
         values = int(np.prod(shape))
@@ -53,7 +53,7 @@ def split(x: torch.Tensor) -> tuple[U8, U8]:
     """(what the coder gets, uint8 of x's size; the rest, uint8 `[itemsize - 1, size]`), for fp16, bf16 and fp32."""
     if x.dtype is torch.float16:
         both = as_bytes(x).reshape(-1, 2)
-        return np.ascontiguousarray(both[:, 1]), both[:, 0][None]
+        return np.ascontiguousarray(both[:, 1]), np.ascontiguousarray(both[:, 0])[None]
     bits = as_bytes(x).view(f"<u{x.element_size()}")
     width = 8 * x.element_size()
     exponents = (bits >> (width - 9) & 0xFF).astype(np.uint8)

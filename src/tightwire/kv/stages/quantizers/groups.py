@@ -18,8 +18,9 @@ from tightwire.kv.block import F32, U8, U16
 from tightwire.kv.kernels import reference
 from tightwire.kv.stages.base import Buffer, NotFiniteError, Shape, require_bytes
 
-Axis = Literal["token", "channel", "group", "tensor"]
+Axis = Literal["token", "channel", "group", "channel_group", "tensor"]
 AXES: tuple[str, ...] = get_args(Axis)
+_CHANNELS = ("channel", "channel_group")  # cells along tokens
 
 
 @dataclass(frozen=True)
@@ -33,28 +34,32 @@ class Cells:
     def per_segment(self, shape: Shape) -> int:
         """Cells of one layer's head."""
         _, _, tokens, dim = shape
-        if self.axis == "channel":
-            return dim
         if self.axis == "tensor":
             return 1
+        if self.axis in _CHANNELS:
+            return dim * ceil(tokens / self.along(tokens))
         return tokens * ceil(dim / self.along(dim))
 
-    def along(self, dim: int) -> int:
-        """Neighbours along head_dim that share a cell, for the axes token and group."""
-        return min(self.group, dim) if self.axis == "group" else dim
+    def along(self, values: int) -> int:
+        """How many neighbours of a row of so many values share a cell."""
+        return min(self.group, values) if self.axis in ("group", "channel_group") else values
 
     def params_bytes(self, shape: Shape) -> int:
         return shape[0] * shape[1] * self.per_segment(shape) * (2 if self.symmetric else 4)
 
     def turn(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """`[S, T, D]` → `[S, rows, values]`, whose neighbours along the last axis share a cell."""
-        if self.axis == "channel":
+        if self.axis in _CHANNELS:
             return np.swapaxes(x, 1, 2)
         return x.reshape(x.shape[0], 1, -1) if self.axis == "tensor" else x
 
     def size(self, rows: npt.NDArray[Any]) -> int:
         """Values of a cell, for `turn`ed values."""
-        return self.along(rows.shape[-1]) if self.axis == "group" else rows.shape[-1]
+        return self.along(rows.shape[-1])
+
+    def back(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The inverse of `turn`, up to a reshape; contiguous."""
+        return np.ascontiguousarray(np.swapaxes(rows, 1, 2) if self.axis in _CHANNELS else rows)
 
 
 def quantize(x: F32, levels: U16, cells: Cells) -> tuple[U8, bytes]:
@@ -64,9 +69,8 @@ def quantize(x: F32, levels: U16, cells: Cells) -> tuple[U8, bytes]:
     symbols, lo, step = reference.quantize(rows, cells.size(rows), levels, cells.symmetric)
     if ((lo & 0x7F80) == 0x7F80).any() or (step >= 0x7F80).any() or not np.isfinite(x).all():
         raise NotFiniteError("values hold NaN or Inf, or a range that bf16 parameters cannot express")
-    straight = symbols.swapaxes(1, 2) if cells.axis == "channel" else symbols
     params = step.tobytes() if cells.symmetric else lo.tobytes() + step.tobytes()
-    return np.ascontiguousarray(straight).reshape(segments, count), params
+    return cells.back(symbols).reshape(segments, count), params
 
 
 def dequantize(symbols: U8, levels: U16, params: Buffer, shape: Shape, cells: Cells) -> F32:
@@ -74,7 +78,7 @@ def dequantize(symbols: U8, levels: U16, params: Buffer, shape: Shape, cells: Ce
     rows = cells.turn(symbols.reshape(len(levels), shape[2], shape[3]))
     lo, step = read(params, shape, cells)
     x = reference.dequantize(rows, lo, step, cells.size(rows), levels, cells.symmetric)
-    return np.ascontiguousarray(x.swapaxes(1, 2) if cells.axis == "channel" else x).reshape(shape)
+    return cells.back(x).reshape(shape)
 
 
 def read(params: Buffer, shape: Shape, cells: Cells) -> tuple[U16, U16]:

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tightwire.errors import ConfigError
+from tightwire.errors import ConfigError, FrameError
 from tightwire.kv import tables
 from tightwire.kv.block import F32, U8, U16
 from tightwire.kv.stages.base import (
@@ -42,14 +42,16 @@ _SAMPLED_TOKENS = 16
 @STAGES.register("mixed")
 @dataclass(frozen=True)
 class Mixed(Quantizer):
-    """`share` percent of the heads (`by=layer`: of the layers) get `low` levels, the others `high`; `axis` and `group`
-    as in `uniform`; `table`: `own` or the name of one of kind `mixed`."""
+    """`share` percent of the heads (`by=layer`: of the layers) get `low` levels, the others `high`; `first`, if above 0:
+    instead of all this, the model's first layers get `high`; `axis` and `group` as in `uniform`; `table`: `own` or the
+    name of one of kind `mixed`."""
 
     name = "mixed"
     high: int = 12
     low: int = 6
     share: int = 80
     by: Literal["head", "layer"] = "head"
+    first: int = 0
     axis: groups.Axis = "token"
     group: int = 64
     table: str = OWN
@@ -58,6 +60,7 @@ class Mixed(Quantizer):
         require_range("mixed: high", self.high, 2, 256)
         require_range("mixed: low", self.low, 2, self.high)
         require_range("mixed: share", self.share, 0, 100)
+        require_range("mixed: first", self.first, 0, 4096)
         require_range("mixed: group", self.group, 1, 65536)
         require_choice("mixed: by", self.by, ("head", "layer"))
         require_choice("mixed: axis", self.axis, groups.AXES)
@@ -81,13 +84,16 @@ class Mixed(Quantizer):
     def choose(self, some: F32, place: Place) -> tuple[bytes, U16]:
         """(the bits of the segments, their levels `[S]`) for values of which these are `some_tokens`."""
         layers, heads = some.shape[0], some.shape[1]
+        if self.first:
+            early = place.layer_start + np.arange(layers) < self.first
+            return self._spread(np.packbits(np.repeat(early, heads), bitorder="little"), layers * heads)
         if self.table == OWN:
             score, first = _score(some), 0
         else:
             score, first = np.asarray(tables.find(self.table, self.name).array("score"), np.float32), place.layer_start
             if score.shape[1] != heads or score.shape[0] < first + layers:
-                raise ConfigError(
-                    f"mixed: table {self.table!r} is for {list(score.shape)} [layers, heads], "
+                raise tables.MissingTableError(
+                    f"table {self.table!r} is for {list(score.shape)} [layers, heads], "
                     f"not for layers {first} to {first + layers} with {heads} heads"
                 )
         if self.by == "layer":
@@ -110,6 +116,8 @@ class Mixed(Quantizer):
     def layout(self, data: memoryview, shape: Shape, place: Place) -> Layout:
         segments = shape[0] * shape[1]
         bits: U8 = read_array("the bits of the segments", data, "u1", ((segments + 7) // 8,))
+        if segments % 8 and int(bits[-1]) >> segments % 8:
+            raise FrameError("payload", "the bits of the segments go on behind the last one")
         _, levels = self._spread(bits, segments)
         return Layout(levels, shape[2] * shape[3], len(bits) + self.cells.params_bytes(shape))
 

@@ -9,7 +9,7 @@ Each group of values shares `lo` and `step`, both bf16: x ≈ lo + q·step, q in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -33,7 +33,8 @@ from tightwire.kv.stages.quantizers import groups
 class Uniform(Quantizer):
     """`levels` 2 to 256. `axis`: who shares (lo, step) — `token`: the D values of one token and head; `channel`: one
     channel of a head over the tokens of the block; `group`: `group` neighbours among the D values of one token and
-    head (the last group is shorter where `group` does not divide D); `tensor`: one layer's head."""
+    head (the last group is shorter where `group` does not divide D); `channel_group`: `group` neighbouring tokens of one
+    channel of a head; `tensor`: one layer's head."""
 
     name = "uniform"
     levels: int = 16
@@ -50,7 +51,7 @@ class Uniform(Quantizer):
     @classmethod
     def variants(cls) -> list[Stage]:
         levels = (3, 4, 6, 8, 10, 12, 16, 24, 32, 64, 128, 256)
-        return [cls(levels=count, axis=axis) for count in levels for axis in get_args(groups.Axis)]
+        return [cls(levels=count, axis=axis) for count in levels for axis in ("token", "channel", "group", "tensor")]
 
     @property
     def cells(self) -> groups.Cells:

@@ -2,8 +2,8 @@
 one tensor), so that channels can share the parameters of a quantizer along head_dim.
 
 y = (x - offset) · (1 / scale), back x = y · scale + offset, each operation rounded to fp32; offset and scale are bf16,
-one for each layer, head and channel: the middle and half of the channel's range. The inverse is exact up to that
-rounding; a quantizer's error is multiplied by the channel's scale.
+one for each layer, head and channel: the middle of its range, rounded, and the distance from there to its farthest
+value, so |y| ≤ 1. The inverse is exact up to rounding; a quantizer's error is multiplied by the channel's scale.
 """
 
 from __future__ import annotations
@@ -87,10 +87,11 @@ class Equalize(Transform):
 
 
 def _from_range(low: F32, high: F32) -> tuple[U16, U16]:
-    """bf16 bits of the middle and of half the width (at least 2^-126, rounded up)."""
+    """bf16 bits of the middle, rounded down, and of the distance to the ends (at least 2^-126, rounded up)."""
     with np.errstate(over="ignore", invalid="ignore"):
         offset = reference.floor_bf16((low * np.float32(0.5) + high * np.float32(0.5)).astype(np.float32))
-        scale = reference.ceil_bf16(np.maximum((high * np.float32(0.5) - low * np.float32(0.5)), _SMALLEST))
+        middle = reference.from_bf16(offset)
+        scale = reference.ceil_bf16(np.maximum(np.maximum(high - middle, middle - low), _SMALLEST))
     if ((offset & 0x7F80) == 0x7F80).any() or (scale >= 0x7F80).any():
         raise NotFiniteError("a channel's range is too wide for bf16 parameters")
     return offset, scale

@@ -1,0 +1,1 @@
+"""What is sent against the loss of the stages that follow."""

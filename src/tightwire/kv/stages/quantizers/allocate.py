@@ -1,0 +1,138 @@
+"""`allocate`: levels for every (layer, head, group of channels), so that a budget of bits leaves the least distortion.
+
+Reverse water-filling (Cover & Thomas, section 10.3.3) over a menu of level counts, as KVTC allocates bits to principal
+components (arXiv 2511.01815, section on adaptive quantization). A segment is one group of neighbouring channels of a
+head: S = L·H·G segments of N = T·width symbols, channel after channel; width is the largest divisor of D up to
+`channels`. Each channel has lo and step as `uniform` with axis channel has, and its bound: |error| ≤ step / 2.
+
+A min-max quantizer leaves w / (levels - 1)² with w = the mean squared range of the segment's channels (a table's weights
+multiply it). That is convex in log2 levels, so the best choice takes the steps through the menu in the order of
+distortion saved for each bit until the budget is spent; every segment has 2 levels at least. The budget counts the mean
+of log2 levels, not the parameters (32 bits for each channel). Payload parameters: the index into the menu, one byte for
+each segment; then lo, then step of all channels, bf16. Decoding needs no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tightwire.errors import ConfigError, FrameError
+from tightwire.kv import tables
+from tightwire.kv.block import F32, U8
+from tightwire.kv.kernels import reference
+from tightwire.kv.stages.base import (
+    OWN,
+    STAGES,
+    Layout,
+    NotFiniteError,
+    Place,
+    Quantized,
+    Quantizer,
+    Shape,
+    Stage,
+    read_array,
+    require_bytes,
+    require_range,
+)
+from tightwire.kv.stages.quantizers import groups
+
+MENU = np.array([2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256], np.uint16)  # appended to, never changed: wire format
+_BITS = np.log2(MENU)
+_SAVED = -np.diff(1 / (MENU - 1.0) ** 2) / np.diff(_BITS)  # distortion for each bit of a step, for w = 1
+_CELLS = groups.Cells("channel", 1)
+
+
+@STAGES.register("allocate")
+@dataclass(frozen=True)
+class Allocate(Quantizer):
+    """`centibits`: bits for each value, times 100; `channels`: how many share their number of levels; `table`: `own`
+    (least squared error of this block) or the name of one of kind `allocate`."""
+
+    name = "allocate"
+    centibits: int = 250
+    channels: int = 16
+    table: str = OWN
+
+    def __post_init__(self) -> None:
+        require_range("allocate: centibits", self.centibits, 100, 800)
+        require_range("allocate: channels", self.channels, 1, 65536)
+
+    @classmethod
+    def variants(cls) -> list[Stage]:
+        return [cls(bits, channels) for bits in (150, 200, 250, 300, 400) for channels in (8, 16)]
+
+    def calibrate(self, samples: Sequence[F32], model: str) -> tables.Table:
+        """Array `weight` fp32 `[layers, heads, dim]`: 1 / mean square of the head over the samples, so that every head
+        counts by its relative error. Measured sensitivities may stand there instead."""
+        if not samples:
+            raise ConfigError("allocate: no samples to calibrate from")
+        power = np.mean([np.square(x, dtype=np.float64).mean(axis=(2, 3)) for x in samples], axis=0)
+        weight = 1 / np.maximum(power, 1e-30)
+        whole = np.repeat(weight[:, :, None], samples[0].shape[3], axis=2).astype(np.float32)
+        return tables.Table.make(self.name, model, weight=whole)
+
+    def width(self, dim: int) -> int:
+        """Channels of a segment."""
+        return next(width for width in range(min(self.channels, dim), 0, -1) if dim % width == 0)
+
+    def quantize(self, x: F32, place: Place) -> Quantized:
+        if not np.isfinite(x).all():
+            raise NotFiniteError("values hold NaN or Inf")
+        width = self.width(x.shape[3])
+        rows = np.ascontiguousarray(x.swapaxes(2, 3)).reshape(-1, width, x.shape[2])  # [S, width, T]
+        spread = (rows.max(axis=-1).astype(np.float64) - rows.min(axis=-1)) ** 2
+        if self.table != OWN:
+            spread *= self._held(x.shape, place).reshape(-1, width)
+        chosen = spend(spread.mean(axis=-1), self.centibits / 100)
+        symbols, lo, step = reference.quantize(rows, x.shape[2], MENU[chosen])
+        if ((lo & 0x7F80) == 0x7F80).any() or (step >= 0x7F80).any():
+            raise NotFiniteError("values hold a range that bf16 parameters cannot express")
+        params = chosen.tobytes() + lo.tobytes() + step.tobytes()
+        return Quantized(symbols.reshape(len(rows), -1), MENU[chosen], params)
+
+    def layout(self, data: memoryview, shape: Shape, place: Place) -> Layout:
+        width = self.width(shape[3])
+        segments = shape[0] * shape[1] * shape[3] // width
+        chosen: U8 = read_array("the levels of the segments", data, "u1", (segments,))
+        if chosen.max() >= len(MENU):
+            raise FrameError("payload", f"{chosen.max()} is not an index into the {len(MENU)} level counts")
+        if _BITS[chosen].mean() > self.centibits / 100 + 1e-9:
+            raise FrameError("payload", f"the levels take more than {self.centibits / 100} bits for each value")
+        return Layout(MENU[chosen], width * shape[2], segments + _CELLS.params_bytes(shape))
+
+    def dequantize(self, q: Quantized, shape: Shape, place: Place) -> F32:
+        segments, dim, tokens = len(q.levels), shape[3], shape[2]
+        require_bytes("the parameters", q.params, segments + _CELLS.params_bytes(shape))
+        lo, step = groups.read(memoryview(q.params)[segments:], shape, _CELLS)
+        rows = q.symbols.reshape(segments, -1, tokens)
+        with np.errstate(over="ignore"):
+            x = reference.dequantize(rows, lo, step, tokens, q.levels)
+        return np.ascontiguousarray(x.reshape(shape[0], shape[1], dim, tokens).swapaxes(2, 3))
+
+    def _held(self, shape: tuple[int, ...], place: Place) -> F32:
+        """The table's weights `[L, H, D]`; MissingTableError when it does not cover them."""
+        weight = np.asarray(tables.find(self.table, self.name).array("weight"), np.float32)
+        first, layers = place.layer_start, shape[0]
+        if weight.shape[1:] != (shape[1], shape[3]) or weight.shape[0] < first + layers:
+            raise tables.MissingTableError(
+                f"table {self.table!r} is for {list(weight.shape)} [layers, heads, dim], not for layers {first} to "
+                f"{first + layers} of [{shape[1]}, {shape[3]}]"
+            )
+        return weight[first : first + layers]
+
+
+def spend(w: npt.NDArray[np.float64], bits: float) -> U8:
+    """Indexes into MENU, uint8 `[S]`, with a mean of log2 levels of at most `bits`, for distortions w / (levels - 1)².
+
+    A segment's steps save ever less, so sorting them all, largest saving first, takes each segment's in their order.
+    """
+    saved = (w[:, None] * _SAVED).reshape(-1)
+    order = np.argsort(-saved, kind="stable")
+    order = order[saved[order] > 0]  # constant channels need no more than 2 levels
+    cost = _BITS[0] * len(w) + np.cumsum(np.diff(_BITS)[order % len(_SAVED)])
+    taken = order[cost <= bits * len(w) + 1e-9]
+    return np.bincount(taken // len(_SAVED), minlength=len(w)).astype(np.uint8)
