@@ -1,0 +1,1 @@
+"""Other people's codecs, each measured in an environment of its own."""
