@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX2__)
@@ -39,6 +40,9 @@ bool encode(const uint16_t* in, const Shape& s, Mode mode, const Weights& w, int
     return by_mode(s, mode, [&]<int N, int G, Mode M>() {
         auto rows = [&](auto to) {
             if constexpr (N > 0 && M != Mode::plain) return encode_tiles<N, G, M>(in, s, w, levels, lo, step, to);
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+            else if constexpr (N > 0) return encode_plain_tiles<N, G>(in, s, levels, lo, step, to);
+#endif
             else return encode_rows<N, G, M>(in, s, w, levels, lo, step, to);
         };
         return bits ? rows(PackSink(symbols, bits)) : rows(ByteSink{symbols});

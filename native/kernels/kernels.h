@@ -37,6 +37,7 @@ constexpr size_t kManySymbols = 16384;  // from here on, a run has kLanes lanes
 struct EncodeTable {
     uint32_t packed[256];  // frequency, and start << 16
     float inverse[16];     // of the frequency, rounded down
+    float twice_inverse[16];  // twice that of the frequency, to nearest
     bool few;              // at most 16 symbols
 };
 

@@ -81,6 +81,7 @@ inline void make_encoder(const Frequencies& freq, EncodeTable& table) {
     for (int s = 0; s < 256; ++s) {
         table.packed[s] = freq[s] | start << 16;
         if (s < 16) table.inverse[s] = freq[s] ? (1.0f / float(freq[s])) * (1.0f - 0x1p-22f) : 0.0f;
+        if (s < 16) table.twice_inverse[s] = freq[s] ? 2.0f / float(freq[s]) : 0.0f;
         start += freq[s];
         if (s >= 16 && freq[s]) table.few = false;
     }

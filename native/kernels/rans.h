@@ -42,7 +42,10 @@ inline const uint8_t* rans_take_few(const uint8_t* in, const uint8_t* begin, int
     return in;
 }
 
-#ifdef __AVX512BW__
+// `Turn`: the states of 16 lanes. rans_put_16 and rans_take_16: one step for them.
+#if defined(__AVX512BW__)
+using Turn = __m512i;
+
 // table[index] of 16 lanes. Loads of their own: on several processors the gather instruction takes three times as long.
 TW_INLINE __m512i gather(__m512i index, const uint32_t* table) {
     alignas(64) uint32_t at[16];
@@ -60,7 +63,7 @@ TW_INLINE __m512i gather(__m512i index, const uint32_t* table) {
 
 // `Few`: at most 16 symbols, the tables are in registers.
 template <bool Few>
-TW_INLINE uint8_t* rans_put_16(const uint8_t* symbols, const EncodeTable& t, __m512i& state, uint8_t* out) {
+TW_INLINE uint8_t* rans_put_16(const uint8_t* symbols, const EncodeTable& t, Turn& state, uint8_t* out) {
     const __m512i s = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)symbols));
     const __m512i packed = Few ? _mm512_permutexvar_epi32(s, _mm512_loadu_si512(t.packed))
                                : gather(s, t.packed);
@@ -80,7 +83,7 @@ TW_INLINE uint8_t* rans_put_16(const uint8_t* symbols, const EncodeTable& t, __m
     return out + 2 * __builtin_popcount(full);
 }
 
-TW_INLINE const uint8_t* rans_take_16(const uint8_t* in, const uint32_t* table, __m512i& state, uint8_t* symbols) {
+TW_INLINE const uint8_t* rans_take_16(const uint8_t* in, const uint32_t* table, Turn& state, uint8_t* symbols) {
     const __m512i entry = gather(_mm512_and_si512(state, _mm512_set1_epi32(kProbs - 1)), table);
     _mm_storeu_si128((__m128i*)symbols, _mm512_cvtepi32_epi8(entry));
     const __m512i scaled = _mm512_mullo_epi32(_mm512_srli_epi32(entry, 20), _mm512_srli_epi32(state, kProbBits));
@@ -93,10 +96,112 @@ TW_INLINE const uint8_t* rans_take_16(const uint8_t* in, const uint32_t* table, 
     return in;
 }
 
+#elif defined(__AVX2__)
+struct Turn { __m256i low, high; };
+
+// Of 8 lanes, those in the mask in their order: as bytes of 8 halves, and as lanes into which words are spread.
+struct Orders {
+    alignas(16) uint8_t packed[256][16];
+    alignas(8) uint8_t spread[256][8];
+    constexpr Orders() : packed(), spread() {
+        for (int mask = 0; mask < 256; ++mask) {
+            int count = 0;
+            for (int lane = 0; lane < 8; ++lane) {
+                spread[mask][lane] = uint8_t(count);
+                if (!(mask >> lane & 1)) continue;
+                packed[mask][2 * count] = uint8_t(2 * lane);
+                packed[mask][2 * count + 1] = uint8_t(2 * lane + 1);
+                ++count;
+            }
+        }
+    }
+};
+inline constexpr Orders kOrders;
+
+// table[index] of 8 lanes. Loads of their own: the gather instruction takes longer on several processors.
+TW_INLINE __m256i gather(__m256i index, const uint32_t* table) {
+    const __m128i low = _mm256_castsi256_si128(index), high = _mm256_extracti128_si256(index, 1);
+    auto four = [&](__m128i at) __attribute__((always_inline)) {
+        const uint64_t ab = uint64_t(_mm_cvtsi128_si64(at)), cd = uint64_t(_mm_extract_epi64(at, 1));
+        const __m128i x = _mm_insert_epi32(_mm_cvtsi32_si128(int(table[uint32_t(ab)])), int(table[ab >> 32]), 1);
+        const __m128i y = _mm_insert_epi32(_mm_cvtsi32_si128(int(table[uint32_t(cd)])), int(table[cd >> 32]), 1);
+        return _mm_unpacklo_epi64(x, y);
+    };
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(four(low)), four(high), 1);
+}
+
+// table[s] of 16 entries.
+TW_INLINE __m256i look_up(const void* table, __m256i s) {
+    const __m256i low = _mm256_permutevar8x32_epi32(load<__m256i>(table), s);
+    const __m256i high = _mm256_permutevar8x32_epi32(load<__m256i>((const char*)table + 32), s);
+    const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(s, 28));
+    return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high), upper));
+}
+
+template <bool Few> TW_INLINE uint8_t* rans_put_8(const uint8_t* symbols, const EncodeTable& t, __m256i& state, uint8_t* out) {
+    const __m256i s = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)symbols));
+    const __m256i packed = Few ? look_up(t.packed, s) : gather(s, t.packed);
+    const __m256i freq = _mm256_and_si256(packed, _mm256_set1_epi32(0xFFFF)), start = _mm256_srli_epi32(packed, 16);
+    const __m256i stays = _mm256_cmpgt_epi32(freq, _mm256_srli_epi32(state, 20));
+    const int full = ~_mm256_movemask_ps(_mm256_castsi256_ps(stays)) & 0xFF;
+    const __m256i words = _mm256_and_si256(state, _mm256_set1_epi32(0xFFFF));
+    const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i*)out, _mm_shuffle_epi8(halves, load<__m128i>(kOrders.packed[full])));
+    state = _mm256_blendv_epi8(_mm256_srli_epi32(state, 16), state, stays);
+    // The quotient is below 2^20. Of the state the lowest bit is dropped, so that a signed conversion does, and every
+    // factor is off by at most 2^-24: what comes out is right, or one too low or too high (exact for freq 1 and 2).
+    const __m256 half = _mm256_cvtepi32_ps(_mm256_srli_epi32(state, 1));
+    const __m256 twice = Few ? _mm256_castsi256_ps(look_up(t.twice_inverse, s))
+                             : _mm256_div_ps(_mm256_set1_ps(2.0f), _mm256_cvtepi32_ps(freq));
+    const __m256i q = _mm256_cvttps_epi32(_mm256_mul_ps(half, twice));
+    const __m256i rest = _mm256_sub_epi32(state, _mm256_mullo_epi32(q, freq));
+    const __m256i more = _mm256_sub_epi32(_mm256_set1_epi32(kProbs), freq);  // one more of q, freq less of the rest
+    const __m256i low = _mm256_cmpgt_epi32(freq, rest), high = _mm256_srai_epi32(rest, 31);
+    const __m256i next = _mm256_add_epi32(_mm256_add_epi32(_mm256_slli_epi32(q, kProbBits), rest), start);
+    state = _mm256_sub_epi32(_mm256_add_epi32(next, _mm256_andnot_si256(low, more)), _mm256_and_si256(high, more));
+    return out + 2 * __builtin_popcount(unsigned(full));
+}
+template <bool Few> TW_INLINE uint8_t* rans_put_16(const uint8_t* symbols, const EncodeTable& t, Turn& state, uint8_t* out) {
+    out = rans_put_8<Few>(symbols, t, state.low, out);
+    return rans_put_8<Few>(symbols + 8, t, state.high, out);
+}
+
+// 8 lanes before they take words; `low`: which of them need one.
+TW_INLINE __m256i rans_take_8(const uint32_t* table, __m256i& state, unsigned* low) {
+    const __m256i mask = _mm256_set1_epi32(kProbs - 1);
+    const __m256i entry = gather(_mm256_and_si256(state, mask), table);
+    const __m256i scaled = _mm256_mullo_epi32(_mm256_srli_epi32(entry, 20), _mm256_srli_epi32(state, kProbBits));
+    state = _mm256_add_epi32(scaled, _mm256_and_si256(_mm256_srli_epi32(entry, 8), mask));
+    const __m256i empty = _mm256_cmpeq_epi32(_mm256_srli_epi32(state, 16), _mm256_setzero_si256());
+    *low = unsigned(_mm256_movemask_ps(_mm256_castsi256_ps(empty)));
+    return entry;
+}
+TW_INLINE void rans_fill_8(const uint8_t* in, unsigned low, __m256i& state) {
+    const __m256i words = _mm256_cvtepu16_epi32(load<__m128i>(in));
+    const __m256i order = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)kOrders.spread[low]));
+    const __m256i filled = _mm256_or_si256(_mm256_slli_epi32(state, 16), _mm256_permutevar8x32_epi32(words, order));
+    const __m256i empty = _mm256_cmpeq_epi32(_mm256_srli_epi32(state, 16), _mm256_setzero_si256());
+    state = _mm256_blendv_epi8(state, filled, empty);
+}
+TW_INLINE const uint8_t* rans_take_16(const uint8_t* in, const uint32_t* table, Turn& state, uint8_t* symbols) {
+    unsigned low, high;
+    const __m256i byte = _mm256_set1_epi32(0xFF);
+    const __m256i a = _mm256_and_si256(rans_take_8(table, state.low, &low), byte);
+    const __m256i b = _mm256_and_si256(rans_take_8(table, state.high, &high), byte);
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8);
+    _mm_storeu_si128((__m128i*)symbols,
+                     _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+    in -= 2 * __builtin_popcount(low | high << 8);
+    rans_fill_8(in, low, state.low);
+    rans_fill_8(in + 2 * __builtin_popcount(low), high, state.high);
+    return in;
+}
+#endif
+
+#ifdef __AVX2__
 template <bool Few>
 TW_INLINE uint8_t* rans_put_all(const uint8_t* symbols, size_t count, const EncodeTable& t, uint32_t* states, uint8_t* out) {
-    __m512i a = _mm512_loadu_si512(states), b = _mm512_loadu_si512(states + 16);
-    __m512i c = _mm512_loadu_si512(states + 32), d = _mm512_loadu_si512(states + 48);
+    Turn a = load<Turn>(states), b = load<Turn>(states + 16), c = load<Turn>(states + 32), d = load<Turn>(states + 48);
     for (size_t i = count; i;) {
         i -= kLanes;
         out = rans_put_16<Few>(symbols + i, t, a, out);
@@ -104,10 +209,10 @@ TW_INLINE uint8_t* rans_put_all(const uint8_t* symbols, size_t count, const Enco
         out = rans_put_16<Few>(symbols + i + 32, t, c, out);
         out = rans_put_16<Few>(symbols + i + 48, t, d, out);
     }
-    _mm512_storeu_si512(states, a);
-    _mm512_storeu_si512(states + 16, b);
-    _mm512_storeu_si512(states + 32, c);
-    _mm512_storeu_si512(states + 48, d);
+    store(states, a);
+    store(states + 16, b);
+    store(states + 32, c);
+    store(states + 48, d);
     return out;
 }
 #endif
@@ -118,7 +223,7 @@ inline uint8_t* rans_put(const uint8_t* symbols, size_t count, const EncodeTable
     const size_t whole = count / size_t(lanes) * size_t(lanes);
     for (int first = 0; first < int(count - whole); first += kTurn)
         out = rans_put_few(symbols + whole + first, std::min(kTurn, int(count - whole) - first), t, states + first, out);
-#ifdef __AVX512BW__
+#ifdef __AVX2__
     if (lanes == kLanes)
         return t.few ? rans_put_all<true>(symbols, whole, t, states, out) : rans_put_all<false>(symbols, whole, t, states, out);
 #endif
@@ -135,10 +240,9 @@ inline uint8_t* rans_put(const uint8_t* symbols, size_t count, const EncodeTable
 inline const uint8_t* rans_take(const uint8_t* in, const uint8_t* begin, size_t count, const uint32_t* table, int lanes,
                                 uint32_t* states, uint8_t* symbols) {
     size_t i = 0;
-#ifdef __AVX512BW__
+#ifdef __AVX2__
     if (lanes == kLanes) {
-        __m512i a = _mm512_loadu_si512(states), b = _mm512_loadu_si512(states + 16);
-        __m512i c = _mm512_loadu_si512(states + 32), d = _mm512_loadu_si512(states + 48);
+        Turn a = load<Turn>(states), b = load<Turn>(states + 16), c = load<Turn>(states + 32), d = load<Turn>(states + 48);
         // A step takes at most 2 * kLanes bytes: while that many are left, nothing needs to be checked.
         for (; i + kLanes <= count && in - begin >= 2 * kLanes; i += kLanes) {
             in = rans_take_16(in, table, d, symbols + i + 48);
@@ -146,10 +250,10 @@ inline const uint8_t* rans_take(const uint8_t* in, const uint8_t* begin, size_t 
             in = rans_take_16(in, table, b, symbols + i + 16);
             in = rans_take_16(in, table, a, symbols + i);
         }
-        _mm512_storeu_si512(states, a);
-        _mm512_storeu_si512(states + 16, b);
-        _mm512_storeu_si512(states + 32, c);
-        _mm512_storeu_si512(states + 48, d);
+        store(states, a);
+        store(states + 16, b);
+        store(states + 32, c);
+        store(states + 48, d);
     }
 #endif
     for (; in && i < count; i += size_t(lanes)) {

@@ -40,20 +40,18 @@ template <int N> TW_INLINE void walsh_blocks(Pair* v, int n, bool first) {
     }
 }
 
-template <int H> TW_INLINE f32x16 fold(f32x16 v) { return min2(__builtin_shuffle(v, kLane ^ H), v); }
-
-// The minimum of `low` and the maximum of `high`: both folded in one vector, the maximum as a negated minimum.
+// The minimum of `low` and the maximum of `high`, which is merged as a negated minimum.
 TW_INLINE void extremes(f32x16 low, f32x16 high, float* min, float* max) {
-    const f32x16 other = -high;
-    const i32x16 lower = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
-    f32x16 both = min2(__builtin_shuffle(low, other, lower), __builtin_shuffle(low, other, lower + 8));
-    both = fold<1>(fold<2>(fold<4>(both)));
+    f32n both = merge<1>(fold_min(low), -fold_max(high));
+    both = merge<2>(both, both);
+    if constexpr (kLanes32 > 4) both = merge<4>(both, both);
+    if constexpr (kLanes32 > 8) both = merge<8>(both, both);
     *min = both[0];
-    *max = -both[8];
+    *max = -both[1];
 }
 
 // bf16 as integers in the order of their values; what is not finite lies outside of ±0x7F7F.
-TW_INLINE i16x32 ordered(u16x32 bf16) { return (i16x32)bf16 ^ (((i16x32)bf16 >> 15) & 0x7FFF); }
+TW_INLINE i16x32 ordered(u16x32 bf16) { return (i16x32)bf16 ^ (((i16x32)bf16 >> 15) & int16_t(0x7FFF)); }
 TW_INLINE uint16_t bf16_of(int16_t key) { return uint16_t(key ^ ((key >> 15) & 0x7FFF)); }
 TW_INLINE void extremes(i16x32 low, i16x32 high, int16_t* min, int16_t* max) {
 #ifdef __AVX512BW__
@@ -76,59 +74,67 @@ TW_INLINE void extremes(i16x32 low, i16x32 high, int16_t* min, int16_t* max) {
 // Rotated values stay below this, or the way back could overflow.
 constexpr float kBound = 0x1p100f;
 
-// --- Transformed rows of shapes known at compile time: tiles of 16 cells, whose parameters are computed together. ---
+// Values that are asked for ahead of their use.
+constexpr int kAhead = 4096;
 
-// Of the lanes l, l^H: the minimum of a's where bit H of l is 0, of b's where it is 1.
-template <int H> TW_INLINE f32x16 merge(f32x16 a, f32x16 b) {
-    const i32x16 upper = (kLane & H) != 0;
-    return min2(__builtin_shuffle(a, b, kLane | (upper & 16)), __builtin_shuffle(a, b, (kLane ^ H) | (upper & 16)));
+// --- Rows of shapes known at compile time: tiles of cells whose parameters are computed together. ---
+
+TW_INLINE bool any(u32n x) {
+#if defined(__AVX512BW__)
+    return _mm512_test_epi32_mask((__m512i)x, (__m512i)x) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)x, (__m256i)x);
+#else
+    return x[0] | x[1] | x[2] | x[3];
+#endif
 }
-// H, 2H … 8 being left to merge: lane l of the result is the minimum over v[l / H].
-template <int H> TW_INLINE f32x16 merge_all(f32x16* v) {
-    if constexpr (H == 16) {
-        return v[0];
+
+// The upper halves of the first `count` lanes.
+TW_INLINE void store_upper(uint16_t* out, u32n x, int count) {
+    typedef uint16_t Halves __attribute__((vector_size(kNative / 2)));
+    const Halves halves = __builtin_convertvector(x >> 16, Halves);
+    if (count == kLanes32) {
+        store(out, halves);
     } else {
-        TW_EACH(8 / H, 0, i) { v[i] = merge<H>(v[2 * i], v[2 * i + 1]); });
-        return merge_all<2 * H>(v);
+        for (int i = 0; i < count; ++i) out[i] = halves[i];
     }
 }
 
-// Parameters of 16 cells from bf16-floored minima (fp32 bits) and maxima; false when `count` of them are not finite.
-TW_INLINE bool close_cells(u32x16 low, f32x16 max, float inverse_top, int count, uint16_t* lo, uint16_t* step,
-                           float* base, float* inverse) {
-    low = low == 0x80000000u ? u32x16{} : low;
-    const f32x16 bottom = (f32x16)low;
-    u32x16 width = ((u32x16)((max - bottom) * inverse_top) + 0xFFFFu) & 0x7FFF0000u;  // rounded up
-    const u32x16 normal = width < 0x00800000u ? u32x16{} + 0x00800000u : width;        // its inverse is finite
+// Parameters of up to kLanes32 cells from bf16-floored minima (fp32 bits) and maxima; false when one is not finite.
+// Lanes past `count` hold zeros.
+TW_INLINE bool close_cells(u32n low, f32n max, float inverse_top, int count, uint16_t* lo, uint16_t* step, float* base,
+                           float* inverse) {
+    low = low == 0x80000000u ? u32n{} : low;
+    const f32n bottom = (f32n)low;
+    u32n width = ((u32n)((max - bottom) * inverse_top) + 0xFFFFu) & 0x7FFF0000u;  // rounded up
+    const u32n normal = width < 0x00800000u ? u32n{} + 0x00800000u : width;        // its inverse is finite
     width = width == 0 ? width : normal;
     store(base, bottom);
-    store(inverse, 1.0f / (width == 0 ? f32x16{} + 1.0f : (f32x16)width));
-    const u32x16 bad = (u32x16)((low & 0x7F800000u) == 0x7F800000u) | (u32x16)(width >= 0x7F800000u);
-    bool fits = true;
-    for (int i = 0; i < count; ++i) {
-        lo[i] = uint16_t(low[i] >> 16);
-        step[i] = uint16_t(width[i] >> 16);
-        fits &= !bad[i];
-    }
-    return fits;
+    store(inverse, 1.0f / (width == 0 ? f32n{} + 1.0f : (f32n)width));
+    store_upper(lo, low, count);
+    store_upper(step, width, count);
+    return !any((u32n)((low & 0x7F800000u) == 0x7F800000u) | (u32n)(width >= 0x7F800000u));
 }
 
+// Rotated or scaled rows.
 template <int N, int G, Mode M, class To>
 [[gnu::noinline]] bool encode_tiles(const uint16_t* in, const Shape& s, const Weights& w, int levels,
                                     uint16_t* lo, uint16_t* step, To& to) {
-    constexpr int cells = N / G, most = 16 / cells;  // rows of a tile
+    constexpr int cells = N / G, most = kLanes32 / cells;  // rows of a tile
     static_assert(M != Mode::plain && cells <= 2);
     const float inverse_top = 1.0f / float(levels - 1);
     alignas(64) Pair tile[most * N];
-    alignas(64) float base[16], inverse[16];
+    alignas(64) float base[kLanes32], inverse[kLanes32];
     u16x32 widest{};  // to find NaN and Inf where the rotation does not show them
     for (size_t left = s.rows; left;) {
         const int rows = left < size_t(most) ? int(left) : most;
         bool fits;
         {
-            f32x16 low[most] = {}, high[most] = {};
+            f32n low[most], high[most];
+            for (int r = rows; r < most; ++r) low[r] = high[r] = f32n{};
             for (int r = 0; r < rows; ++r) {
                 Pair row[N];
+                for (int i = 0; i < N; ++i) __builtin_prefetch(in + (r * N + i) * 32 + kAhead);
                 TW_EACH(N, N, i) {
                     const u16x32 raw = load<u16x32>(in + (r * N + i) * 32);
                     const f32x16 even = load<f32x16>(w.down + 32 * i), odd = load<f32x16>(w.down + 32 * i + 16);
@@ -143,17 +149,17 @@ template <int N, int G, Mode M, class To>
                     }
                 });
                 if constexpr (M == Mode::rotate) walsh<N>(row, false);
-                f32x16 lows[cells], highs[cells];
+                f32n lows[cells], highs[cells];
                 TW_EACH(cells, cells, c) {
-                    f32x16 least = min2(row[c * G].even, row[c * G].odd), greatest = max2(row[c * G].even, row[c * G].odd);
+                    f32x16 bottom = min2(row[c * G].even, row[c * G].odd), top = max2(row[c * G].even, row[c * G].odd);
                     TW_EACH(G, G, i) {
                         if (i) {
-                            least = min2(row[c * G + i].odd, min2(row[c * G + i].even, least));
-                            greatest = max2(row[c * G + i].odd, max2(row[c * G + i].even, greatest));
+                            bottom = min2(row[c * G + i].odd, min2(row[c * G + i].even, bottom));
+                            top = max2(row[c * G + i].odd, max2(row[c * G + i].even, top));
                         }
                     });
-                    lows[c] = least;
-                    highs[c] = -greatest;
+                    lows[c] = fold_min(bottom);
+                    highs[c] = -fold_max(top);
                 });
                 if constexpr (cells == 2) {
                     lows[0] = merge<1>(lows[0], lows[1]);
@@ -163,13 +169,12 @@ template <int N, int G, Mode M, class To>
                 high[r] = highs[0];
                 TW_EACH(N, N, i) { tile[r * N + i] = row[i]; });
             }
-            u32x16 least = (u32x16)merge_all<cells>(low);
-            const u32x16 inexact = (u32x16)((least & 0xFFFFu) != 0) & (least >> 31 << 16);
-            least = (least & 0xFFFF0000u) + inexact;  // rounded down to bf16: away from zero when negative
-            const f32x16 greatest = -merge_all<cells>(high);
-            fits = close_cells(least, greatest, inverse_top, rows * cells, lo, step, base, inverse);
-            if constexpr (M == Mode::rotate)
-                for (int i = 0; i < rows * cells; ++i) fits &= ((f32x16)least)[i] > -kBound && greatest[i] < kBound;
+            u32n bottom = (u32n)merge_all<cells>(low);
+            const u32n inexact = (u32n)((bottom & 0xFFFFu) != 0) & (bottom >> 31 << 16);
+            bottom = (bottom & 0xFFFF0000u) + inexact;  // rounded down to bf16: away from zero when negative
+            const f32n top = -merge_all<cells>(high);
+            fits = close_cells(bottom, top, inverse_top, rows * cells, lo, step, base, inverse);
+            if constexpr (M == Mode::rotate) fits &= !any(~(u32n)(((f32n)bottom > -kBound) & (top < kBound)));
         }
         for (int r = 0; r < rows; ++r) {
             TW_EACH(N, N, i) {
@@ -190,6 +195,62 @@ template <int N, int G, Mode M, class To>
     for (int i = 0; i < 32; ++i) finite &= widest[i] < 0x7F80;
     return finite;
 }
+
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+TW_INLINE u32n bf16_bits(__m128i x) { return (u32n)_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16); }
+
+// Rows as they are: minima and maxima of bf16, 16 cells a tile.
+template <int N, int G, class To>
+[[gnu::noinline]] bool encode_plain_tiles(const uint16_t* in, const Shape& s, int levels, uint16_t* lo, uint16_t* step,
+                                          To& to) {
+    constexpr int cells = N / G, most = 16 / cells;  // rows of a tile
+    const float inverse_top = 1.0f / float(levels - 1);
+    alignas(64) float base[16], inverse[16];
+    for (size_t left = s.rows; left;) {
+        const int rows = left < size_t(most) ? int(left) : most;
+        __m256i low[16], high[16];
+        for (int i = rows * cells; i < 16; ++i) low[i] = high[i] = _mm256_setzero_si256();
+        for (int r = 0; r < rows; ++r)
+            TW_EACH(cells, cells, c) {
+                i16x32 bottom = ordered(load<u16x32>(in + (r * N + c * G) * 32)), top = bottom;
+                TW_EACH(G, G, i) {
+                    if (i) {
+                        const i16x32 key = ordered(load<u16x32>(in + (r * N + c * G + i) * 32));
+                        bottom = min2(key, bottom);
+                        top = max2(key, top);
+                    }
+                });
+                low[r * cells + c] = (__m256i)fold_min(bottom);
+                high[r * cells + c] = ~(__m256i)fold_max(top);  // the maximum as a minimum
+            });
+        const i16n bottom = (i16n)merge16_all(low), top = ~(i16n)merge16_all(high);
+        bool fits = !any((u32n)((bottom < int16_t(-0x7F80)) | (top > int16_t(0x7F7F))));
+        const __m256i bottoms = (__m256i)(bottom ^ ((bottom >> 15) & 0x7FFF)), tops = (__m256i)(top ^ ((top >> 15) & 0x7FFF));
+        const u32n first = bf16_bits(_mm256_castsi256_si128(bottoms)), second = bf16_bits(_mm256_extracti128_si256(bottoms, 1));
+        const int count = rows * cells;
+        fits &= close_cells(first, (f32n)bf16_bits(_mm256_castsi256_si128(tops)), inverse_top, std::min(count, 8), lo, step,
+                            base, inverse);
+        if (count > 8)
+            fits &= close_cells(second, (f32n)bf16_bits(_mm256_extracti128_si256(tops, 1)), inverse_top, count - 8, lo + 8,
+                                step + 8, base + 8, inverse + 8);
+        if (!fits) return false;
+        for (int r = 0; r < rows; ++r) {
+            TW_EACH(N, N, i) {
+                const f32x16 floor = f32x16{} + base[r * cells + i / G], up = f32x16{} + inverse[r * cells + i / G];
+                const Pair x = widen(load<u16x32>(in + (r * N + i) * 32));
+                to.put(i, join(round_product(x.even - floor, up), round_product(x.odd - floor, up)));
+            });
+            to.advance(N);
+        }
+        left -= size_t(rows);
+        in += rows * N * 32;
+        lo += rows * cells;
+        step += rows * cells;
+    }
+    to.finish();
+    return true;
+}
+#endif
 
 // --- Everything else: row by row. N: vectors of 32 a row; G: a cell; 0: known only at run time. ---
 
@@ -297,6 +358,44 @@ TW_INLINE uint16_t size_of(float x) { return uint16_t(bits_of(x) >> 16 & 0x7FFF)
         if ((out[i] & 0x7FFF) == 0x7F80) --out[i];
 }
 
+// All values that a cell of at most kFew levels can have, as bf16: a symbol is looked up.
+#if defined(__AVX512BW__)
+constexpr int kFew = 32;
+struct CellValues {
+    __m512i values;
+    TW_INLINE CellValues(float base, float width) {
+        const f32x16 q = to_floats((u32x16)kLane * 2);
+        values = (__m512i)narrow({q * width + base, (q + 1.0f) * width + base});
+    }
+    TW_INLINE u16x32 operator[](u16x32 q) const { return (u16x32)_mm512_permutexvar_epi16((__m512i)q, values); }
+};
+#elif defined(__AVX2__)
+constexpr int kFew = 16;
+struct CellValues {
+    __m256i low, high;  // bytes, twice
+    TW_INLINE CellValues(float base, float width) {
+        const f32n q = {0, 1, 2, 3, 4, 5, 6, 7};
+        u32n a = (u32n)(q * width + base), b = (u32n)((q + 8.0f) * width + base);
+        a = (a + ((a >> 16 & 1u) + 0x7FFFu)) >> 16;
+        b = (b + ((b >> 16 & 1u) + 0x7FFFu)) >> 16;
+        const __m256i words = _mm256_packus_epi32((__m256i)a, (__m256i)b), mask = _mm256_set1_epi16(0xFF);  // q 0-3 8-11 4-7 12-15
+        const __m256i lows = _mm256_and_si256(words, mask), highs = _mm256_srli_epi16(words, 8);
+        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
+        low = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(lows, lows), order);
+        high = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(highs, highs), order);
+    }
+    TW_INLINE u16x32 operator[](const u16x32& q) const {
+        return map<u16x32>([&](auto part) __attribute__((always_inline)) {
+            const __m256i twice = _mm256_or_si256((__m256i)part, _mm256_slli_epi16((__m256i)part, 8));
+            return (Native<uint16_t>::V)_mm256_blendv_epi8(_mm256_shuffle_epi8(low, twice), _mm256_shuffle_epi8(high, twice),
+                                                           _mm256_set1_epi16(short(0xFF00)));
+        }, q);
+    }
+};
+#else
+constexpr int kFew = 0;
+#endif
+
 // N: vectors of 32 a row; G: a cell; 0: known only at run time.
 template <int N, int G, Mode M, class From>
 [[gnu::noinline]] void decode_rows(From& from, const uint16_t* lo, const uint16_t* step, const Shape& s,
@@ -317,15 +416,14 @@ template <int N, int G, Mode M, class From>
             const float base = from_bf16(lo16), width = from_bf16(step16);
             if ((lo16 & 0x7FFF) >= limit || step16 >= limit) huge = kHuge;
             auto take = [&](int i) __attribute__((always_inline)) { return from.get(c * group + i); };
-#ifdef __AVX512BW__
-            if (M == Mode::plain && levels <= 32) {  // a table of all values that this cell can have
-                const f32x16 b = f32x16{} + base, q = to_floats((u32x16)kLane * 2);
-                const __m512i values = (__m512i)narrow({q * width + b, (q + 1.0f) * width + b});
-                TW_EACH(G, group, i) {
-                    store(out + 32 * (c * group + i), _mm512_permutexvar_epi16((__m512i)take(i), values));
-                });
+#ifdef __AVX2__
+            if (M == Mode::plain && levels <= kFew) {
+                const CellValues values(base, width);
+                TW_EACH(G, group, i) { store(out + 32 * (c * group + i), values[take(i)]); });
                 return;
             }
+#endif
+#ifdef __AVX512BW__
             if (levels <= 16) {
                 const __m512 values = (__m512)(to_floats((u32x16)kLane) * width + base);
                 TW_EACH(G, group, i) {
@@ -344,9 +442,7 @@ template <int N, int G, Mode M, class From>
             });
         });
         from.advance(n);
-#ifdef __AVX512BW__
-        if (M == Mode::plain && levels <= 32) continue;
-#endif
+        if (M == Mode::plain && levels <= kFew) continue;
         if constexpr (M == Mode::rotate) walsh_blocks<N>(row, n, true);
         TW_EACH(N, n, i) {
             if constexpr (M != Mode::plain) {

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -47,6 +48,17 @@ uint64_t now_ns() {
 // A field that another process reads while we write: relaxed is enough, each field stands for itself.
 template <class T> void put(T& field, T value) { std::atomic_ref<T>(field).store(value, std::memory_order_relaxed); }
 
+// Who is asked to end (SIGTERM, as launchers do to the rest of a broken job) says so in its ring, then ends as before.
+constexpr uint32_t kGoodbyeAsked = 3;
+Header* asked_header = nullptr;
+
+void on_sigterm(int number) {  // SA_RESETHAND: the default action is back already
+    // a forked child (a data loader) inherits both the handler and the mapping
+    if (asked_header != nullptr && asked_header->pid == uint32_t(getpid()) && asked_header->goodbye == 0)
+        put(asked_header->goodbye, kGoodbyeAsked);
+    raise(number);
+}
+
 class Writer {
   public:
     Writer(const std::string& path, uint32_t capacity, uint32_t rank, uint32_t world, uint32_t pid, uint64_t pid_start) {
@@ -71,7 +83,10 @@ class Writer {
     }
     Writer(const Writer&) = delete;
     Writer& operator=(const Writer&) = delete;
-    ~Writer() { munmap(base_, size_); }
+    ~Writer() {
+        if (asked_header == header_) asked_header = nullptr;
+        munmap(base_, size_);
+    }
 
     // The number of the group's frame; -1 when all are taken (its records still go into the ring).
     int add_group(uint64_t group) {
@@ -99,6 +114,16 @@ class Writer {
         put(frames_[slot].done_ns, now);
         put(frames_[slot].done_count, frames_[slot].done_count + 1);
     }
+    // Leaves any handler that the process already has alone.
+    void note_sigterm() {
+        struct sigaction now {};
+        if (sigaction(SIGTERM, nullptr, &now) != 0 || now.sa_handler != SIG_DFL) return;
+        asked_header = header_;
+        struct sigaction ours {};
+        ours.sa_handler = on_sigterm;
+        ours.sa_flags = SA_RESETHAND;
+        sigaction(SIGTERM, &ours, nullptr);
+    }
     void goodbye(uint32_t how) { put(header_->goodbye, how); }
     uint64_t written() const { return header_->written; }
 
@@ -124,6 +149,7 @@ NB_MODULE(_ring, m) {
         .def("add_group", &Writer::add_group, "group"_a)
         .def("entered", &Writer::entered, "slot"_a, "group"_a, "seq"_a, "op"_a, "bytes"_a, "dtype"_a, "shape"_a, "peer"_a)
         .def("done", &Writer::done, "slot"_a, "group"_a, "seq"_a, "op"_a, "failed"_a)
+        .def("note_sigterm", &Writer::note_sigterm)
         .def("goodbye", &Writer::goodbye, "how"_a)
         .def_prop_ro("written", &Writer::written);
 }
