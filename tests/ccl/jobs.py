@@ -8,7 +8,7 @@ from pathlib import Path
 RANKS = 4
 
 
-def run_job(out: Path, *job: str, timeout_s: float = 120) -> tuple[int, dict | None, str]:
+def run_job(out: Path, *job: str, timeout_s: float = 240) -> tuple[int, dict | None, str]:
     """(exit status of `tightwire ccl run`, verdict or None, what it printed)."""
     command = [
         sys.executable, "-m", "tightwire.cli", "ccl", "run", "--out", str(out), "--patience", "0.5", "--",

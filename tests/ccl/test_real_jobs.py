@@ -74,7 +74,7 @@ def test_a_fault_from_outside_at_any_moment(number: int, tmp_path: Path) -> None
 
     def strike() -> None:
         path = tmp_path / "pid-0"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not path.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(2)
@@ -135,7 +135,7 @@ def test_every_call_is_seen_and_changes_nothing(tmp_path: Path) -> None:
     script.write_text(SEEN)
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", str(script), str(tmp_path / "rings")],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("seen") == RANKS

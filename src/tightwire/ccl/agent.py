@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tightwire.ccl.deaths import Deaths
 from tightwire.ccl.probe import process
-from tightwire.ccl.probe.ring import read_state
+from tightwire.ccl.probe.ring import RingState, read_state
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.core.clock import Clock
 from tightwire.errors import ConfigError
@@ -36,13 +36,12 @@ class Agent:
             with contextlib.suppress(OSError, ConfigError):
                 ring = read_state(path)
                 state = process.read(ring.pid, ring.pid_start, self._proc)
-                if state is not None:
+                died = self._deaths.order(ring.pid)
+                if state is None or state.dead or died is not None:
+                    ring, state = read_state(path), None  # with what it wrote last
+                else:
                     self._deaths.watch(ring.pid)
-                ranks.append(
-                    RankSample(
-                        ring.rank, ring.world, ring.pid, ring.pid_start, ring.goodbye, ring.written, ring.frames, state
-                    )
-                )
+                ranks.append(_sample(ring, state, died))
         self._read_facts()
         return Summary(socket.gethostname(), self._clock.now_s(), ranks, list(self._groups.values()))
 
@@ -64,3 +63,9 @@ class Agent:
                     ranks = [int(rank) for rank in fact["ranks"]]
                     self._groups[int(fact["group"])] = GroupFacts(int(fact["group"]), str(fact["name"]), ranks)
                 self._facts_read[path] = size
+
+
+def _sample(ring: RingState, state: process.ProcessState | None, died: int | None) -> RankSample:
+    return RankSample(
+        ring.rank, ring.world, ring.pid, ring.pid_start, ring.goodbye, ring.written, ring.frames, state, died
+    )

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from tightwire.ccl.probe.ring import Goodbye
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 
 GAPS_KEPT = 200
-SET_UP_EVENTS = 4  # a pause before these is import, connection and data loading: no rhythm of the job
+SET_UP_EVENTS = 16  # a pause before these is import, connection and compilation: no rhythm of the job
+STARVED_SHARE = 1 / 3  # of a silence, at most, is put down to the machine
 
 
 @dataclass(eq=False)
@@ -21,12 +23,29 @@ class RankView:
     progress_s: float
     stopped_since_s: float | None = None
     left_since_s: float | None = None
+    starved_before_s: float = 0.0
     gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
 
     def outstanding(self) -> list[tuple[int, int, int]]:
         """(group, oldest sequence number that did not complete, operation code) of each group it waits in."""
         frames = self.sample.frames
         return [(f.group, f.done_count + 1, f.op) for f in frames if f.entered_seq > f.done_count]
+
+    def note_progress(self, at_s: float) -> None:
+        self.progress_s = at_s
+        if self.sample.process is not None:
+            self.starved_before_s = self.sample.process.starved_s
+
+    @property
+    def warming_up(self) -> bool:
+        return self.sample.written < SET_UP_EVENTS
+
+    def silence_s(self, now_s: float) -> float:
+        """How long it made no progress, less the time in which the machine gave it no processor."""
+        elapsed_s = now_s - self.progress_s
+        process = self.sample.process
+        starved_s = process.starved_s - self.starved_before_s if process is not None else 0.0
+        return elapsed_s - min(max(starved_s, 0.0), STARVED_SHARE * elapsed_s)
 
     def entered(self, group: int) -> int:
         return next((f.entered_seq for f in self.sample.frames if f.group == group), 0)
@@ -47,16 +66,19 @@ class Collector:
             view = self.ranks.get(sample.rank)
             if view is None or view.sample.pid_start != sample.pid_start:
                 view = self.ranks[sample.rank] = RankView(sample, summary.at_s, summary.at_s)
+                view.note_progress(summary.at_s)
             elif summary.at_s <= view.seen_s:
                 continue
-            if sample.written != view.sample.written:
-                if view.sample.written >= SET_UP_EVENTS:
-                    view.gaps_s.append(summary.at_s - view.progress_s)
-                view.progress_s = summary.at_s
+            moved = sample.written != view.sample.written
+            was_warming_up = view.warming_up
             view.sample, view.seen_s = sample, summary.at_s
+            if moved:
+                if not was_warming_up:
+                    view.gaps_s.append(view.silence_s(summary.at_s))
+                view.note_progress(summary.at_s)
             if not sample.stopped:
                 view.stopped_since_s = None
             elif view.stopped_since_s is None:
                 view.stopped_since_s = summary.at_s
-            if view.left_since_s is None and (not sample.alive or sample.goodbye == 2):
+            if view.left_since_s is None and (not sample.alive or sample.goodbye == Goodbye.ERROR):
                 view.left_since_s = summary.at_s

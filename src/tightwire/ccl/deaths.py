@@ -1,4 +1,8 @@
-"""Waiting for the death of processes that are not our children: pidfd_open(2), which needs no polling."""
+"""Waiting for the death of processes that are not our children: pidfd_open(2), which needs no polling.
+
+epoll(7) hands out what became ready in the order in which it did, so the order of deaths is known even to an observer
+that the machine let wait.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,10 @@ class Deaths:
     """Each watched process ends at most one `wait` early. Where pidfds do not exist, `wait` just sleeps."""
 
     def __init__(self) -> None:
-        self._poll = select.poll()
+        self._poll = select.epoll()
         self._open: dict[int, int] = {}  # pidfd → pid, of those that live
         self._known: set[int] = set()
+        self._order: dict[int, int] = {}
 
     def watch(self, pid: int) -> None:
         if pid in self._known or not hasattr(os, "pidfd_open"):
@@ -25,18 +30,29 @@ class Deaths:
         except OSError:  # gone already, or no permission
             return
         self._open[descriptor] = pid
-        self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def order(self, pid: int) -> int | None:
+        """0 for the first of the watched processes that died, 1 for the second, …; None while it is not known dead."""
+        self._take(0)
+        return self._order.get(pid)
 
     def wait(self, timeout_s: float, clock: Clock) -> None:
         if not self._open:
             clock.sleep_s(timeout_s)
             return
-        for descriptor, _ in self._poll.poll(timeout_s * 1000):
-            self._forget(descriptor)
+        self._take(timeout_s)
 
     def close(self) -> None:
         for descriptor in list(self._open):
             self._forget(descriptor)
+        self._poll.close()
+
+    def _take(self, timeout_s: float) -> None:
+        if self._open:
+            for descriptor, _ in self._poll.poll(timeout_s, len(self._open)):
+                self._order[self._open[descriptor]] = len(self._order)
+                self._forget(descriptor)
 
     def _forget(self, descriptor: int) -> None:
         self._poll.unregister(descriptor)

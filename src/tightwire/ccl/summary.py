@@ -17,7 +17,8 @@ class GroupFacts(msgspec.Struct, frozen=True):
 
 
 class RankSample(msgspec.Struct, frozen=True):
-    """One rank: `process` is None when it is gone; `goodbye` as in the ring; `written` counts its events so far."""
+    """One rank: `process` is None when it is gone; `goodbye` as in the ring; `written` counts its events so far;
+    `died` is its place in the order of deaths on its host, where that is known."""
 
     rank: int
     world: int
@@ -27,6 +28,7 @@ class RankSample(msgspec.Struct, frozen=True):
     written: int
     frames: list[GroupFrame]
     process: ProcessState | None
+    died: int | None = None
 
     @property
     def alive(self) -> bool:

@@ -14,12 +14,13 @@ WORLD, PIPE = GroupFacts(1, "world", [0, 1, 2, 3]), GroupFacts(2, "pipe", [2, 3]
 
 
 def sample(
-    rank: int, counts: dict[int, tuple[int, int]], state: str | None = "S", goodbye: int = 0, failed: int = 0
-) -> RankSample:
+    rank: int, counts: dict[int, tuple[int, int]], state: str | None = "S", goodbye: int = 0, failed: int = 0,
+    died: int | None = None, starved_s: float = 0.0,
+) -> RankSample:  # fmt: skip
     frames = [GroupFrame(group, entered, 0, done, 1, failed) for group, (entered, done) in counts.items()]
-    process = None if state is None else ProcessState(state, 1.0, "")
+    process = None if state is None else ProcessState(state, 1.0, "", starved_s)
     written = sum(entered + done for entered, done in counts.values())
-    return RankSample(rank, 4, 100 + rank, 1, goodbye, written, frames, process)
+    return RankSample(rank, 4, 100 + rank, 1, goodbye, written, frames, process, died)
 
 
 def feed(*moments: tuple[float, list[RankSample]]) -> tuple[Collector, float]:
@@ -94,6 +95,25 @@ def test_the_first_to_die_is_named_not_its_victims() -> None:
     ]
     assert [s.rank for s in suspects(*RHYTHM, (3.0, dead))] == [2]
     assert [s.rank for s in suspects(*RHYTHM, (3.0, dead), (3.2, then))] == [2]
+
+
+def test_the_order_of_deaths_names_the_first_even_when_all_are_found_dead_at_once() -> None:
+    dead = [sample(rank, {1: (21 - (rank == 2), 20)}, None, goodbye=3, died=rank + 1) for rank in range(4)]
+    dead[2] = sample(2, {1: (20, 20)}, None, died=0)
+    assert [s.rank for s in suspects(*RHYTHM, (3.0, dead))] == [2]
+    dead[2] = sample(2, {1: (20, 20)}, None, died=5)  # SIGKILL after SIGTERM: the launcher lost its patience
+    assert suspects(*RHYTHM, (3.0, dead)) == []
+
+
+def test_who_was_asked_to_end_is_not_accused() -> None:
+    ending = [sample(0, {1: (20, 20)}, None, goodbye=1, died=0), sample(1, {1: (20, 19)}, None, goodbye=3, died=1)]
+    assert suspects(*RHYTHM, (3.0, [*ending, *running(20)[2:]])) == []
+
+
+def test_a_rank_that_gets_no_processor_gets_more_patience_but_not_for_ever() -> None:
+    starved = [*STUCK[:2], sample(2, {1: (20, 20)}, "R", starved_s=9.0), STUCK[3]]
+    assert suspects(*RHYTHM, (3.0, STUCK), (11.5, starved)) == []
+    assert [s.rank for s in suspects(*RHYTHM, (3.0, STUCK), (15.1, starved))] == [2]
 
 
 def test_victims_that_report_first_are_not_accused() -> None:

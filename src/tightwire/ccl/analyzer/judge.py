@@ -8,6 +8,7 @@ from tightwire.ccl.analyzer.not_entered import Suspect
 from tightwire.ccl.collector import RankView
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.probe.process import STATES
+from tightwire.ccl.probe.ring import Goodbye
 from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.verdict import Verdict
 from tightwire.core.events import operation
@@ -59,7 +60,7 @@ def _explain(suspect: Suspect, view: RankView, evidence: Evidence | None) -> tup
         short = suspect.wait.sequence > entered
         where = f" after {entered} operations of that group" if short else " inside the operation"
     if suspect.how == "left":
-        if sample.goodbye == 2:
+        if sample.goodbye == Goodbye.ERROR:
             return "exited with an exception", [f"{name} ended with a Python exception{where}, before any other rank"]
         return "process died", [f"{name} is dead: it vanished without a goodbye{where}, before any other rank"]
     told = []

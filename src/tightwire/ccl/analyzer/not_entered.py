@@ -11,19 +11,21 @@ Three ways to it, each with its own patience:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from tightwire.ccl.analyzer.wait_for import Waiting, roots, waits
 from tightwire.ccl.collector import RankView
+from tightwire.ccl.probe.ring import Goodbye
 from tightwire.ccl.summary import GroupFacts
 
 STOPPED_S = 1.5
 STOPPED_ALONE_S = 5.0  # nobody waits in a collective yet: the others may still be in the rendezvous
 FLOOR_S = 8.0  # below this a checkpoint or an evaluation on one rank looks like a hang
 RHYTHM = 3.0  # times the longest pause that the job made before
-WARM_UP_EVENTS, WARM_UP_S = 10, 12.0  # the first steps import, compile and connect
+WARM_UP_S = 12.0  # the first steps import, compile and connect
 
 How = Literal["left", "stopped", "elsewhere"]
 
@@ -41,7 +43,7 @@ class Suspect:
 
 def threshold_s(ranks: Mapping[int, RankView]) -> float:
     """How long a pause must last before it is no pause of this job any more."""
-    if any(view.sample.written < WARM_UP_EVENTS for view in ranks.values()):
+    if any(view.warming_up for view in ranks.values()):
         return WARM_UP_S
     longest = max((gap for view in ranks.values() for gap in view.gaps_s), default=0.0)
     return max(FLOOR_S, RHYTHM * longest)
@@ -54,29 +56,31 @@ def find(ranks: Mapping[int, RankView], groups: Mapping[int, GroupFacts], now_s:
 
 
 def _left(ranks: Mapping[int, RankView], waiting: list[Waiting]) -> list[Suspect]:
-    left = sorted((v.left_since_s, r) for r, v in ranks.items() if v.left_since_s is not None and not _victim(v))
-    first_s = left[0][0] if left else None
-    if first_s is None:
-        return []
-    at_once = [rank for at_s, rank in left if at_s == first_s]
-    if len(at_once) == len(ranks):
-        return []  # the whole job was ended from outside
-    # Who was killed said nothing; an exception elsewhere at the same moment is its consequence.
-    guilty = [rank for rank in at_once if ranks[rank].sample.goodbye == 0] or at_once
-    suspects = []
-    for rank in guilty:
+    gone = [(view.left_since_s, _death(view), rank) for rank, view in ranks.items() if view.left_since_s is not None]
+    if len(gone) == len(ranks) and all(ranks[rank].sample.goodbye == Goodbye.NONE for _, _, rank in gone):
+        return []  # the whole job was killed from outside
+    for since_s, _, rank in sorted(gone):
+        how = ranks[rank].sample.goodbye
+        if how == Goodbye.ASKED:
+            return []  # a launcher ends the job; who is gone after that is no culprit
+        if how == Goodbye.IN_ORDER or _victim(ranks[rank]):
+            continue
         wait = next((w for w in waiting if rank in w.missing), next((w for w in waiting if w.rank != rank), None))
-        if wait is not None or ranks[rank].sample.goodbye == 0:
-            suspects.append(Suspect(rank, "left", wait, _waiters(waiting, {rank}), first_s))
-    return suspects
+        if wait is None and how == Goodbye.ERROR:
+            return []
+        return [Suspect(rank, "left", wait, _waiters(waiting, {rank}), since_s)]
+    return []
+
+
+def _death(view: RankView) -> float:
+    """Its place in the order of deaths; who is only about to die comes after the dead."""
+    return math.inf if view.sample.died is None else view.sample.died
 
 
 def _victim(view: RankView) -> bool:
-    """It left in order, or with an exception out of an operation that failed: its peer was gone before."""
+    """An exception ended it, out of an operation that failed: its peer was gone before."""
     sample = view.sample
-    return sample.goodbye == 1 or (
-        sample.goodbye == 2 and (bool(view.outstanding()) or any(f.failed for f in sample.frames))
-    )
+    return sample.goodbye == Goodbye.ERROR and (bool(view.outstanding()) or any(f.failed for f in sample.frames))
 
 
 def _stopped(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:
@@ -95,16 +99,16 @@ def _stopped(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float
 
 
 def _runs(view: RankView) -> bool:
-    return view.sample.alive and not view.sample.stopped and view.sample.goodbye == 0
+    return view.sample.alive and not view.sample.stopped and view.sample.goodbye == Goodbye.NONE
 
 
 def _elsewhere(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:
     limit_s = threshold_s(ranks)
-    stuck = [w for w in waiting if now_s - ranks[w.rank].progress_s >= limit_s]
+    stuck = [w for w in waiting if ranks[w.rank].silence_s(now_s) >= limit_s]
     suspects = []
     for rank, wait in roots(stuck).items():
         view = ranks.get(rank)
-        if view is None or view.sample.goodbye == 1 or now_s - view.progress_s < limit_s:
+        if view is None or view.sample.goodbye == Goodbye.IN_ORDER or view.silence_s(now_s) < limit_s:
             continue
         suspects.append(Suspect(rank, "elsewhere", wait, _waiters(stuck, {rank}), view.progress_s))
     return suspects

@@ -20,11 +20,13 @@ STATES = {
 
 
 class ProcessState(msgspec.Struct, frozen=True):
-    """`state` is the kernel's letter; `cpu_s` the processor time used so far."""
+    """`state` is the kernel's letter; `cpu_s` the processor time used so far; `starved_s` how long its main thread was
+    ready to run and got no processor."""
 
     state: str
     cpu_s: float
     wait_channel: str
+    starved_s: float = 0.0
 
     @property
     def dead(self) -> bool:
@@ -51,7 +53,15 @@ def read(pid: int, started: int, proc: Path = Path("/proc")) -> ProcessState | N
     except OSError:
         channel = ""
     ticks = os.sysconf("SC_CLK_TCK")
-    return ProcessState(fields[0], (int(fields[11]) + int(fields[12])) / ticks, "" if channel == "0" else channel)
+    used_s = (int(fields[11]) + int(fields[12])) / ticks
+    return ProcessState(fields[0], used_s, "" if channel == "0" else channel, _starved_s(pid, proc))
+
+
+def _starved_s(pid: int, proc: Path) -> float:
+    try:
+        return int((proc / str(pid) / "schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):  # a kernel without schedstats
+        return 0.0
 
 
 def _stat(pid: int, proc: Path) -> list[str] | None:

@@ -8,6 +8,7 @@ then          `capacity` records of 64 bytes (`core.events.RECORD`), record n at
 from __future__ import annotations
 
 import struct
+from enum import IntEnum
 from pathlib import Path
 
 import msgspec
@@ -40,8 +41,17 @@ class GroupFrame(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
+class Goodbye(IntEnum):
+    """How a rank took its leave: `NONE` while it runs and when it was killed, `ASKED` after SIGTERM."""
+
+    NONE = 0
+    IN_ORDER = 1
+    ERROR = 2
+    ASKED = 3
+
+
 class RingState(msgspec.Struct, frozen=True):
-    """`goodbye`: 0 still running or killed, 1 left in order, 2 left with an error."""
+    """`goodbye`: one of `Goodbye`."""
 
     rank: int
     world: int

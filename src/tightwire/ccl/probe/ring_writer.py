@@ -67,6 +67,9 @@ class Writer:
             _U64.pack_into(self._map, at + 32, now_ns)
             _U64.pack_into(self._map, at + 24, _U64.unpack_from(self._map, at + 24)[0] + 1)
 
+    def note_sigterm(self) -> None:
+        """Nothing: a handler written in Python would run too late, or never. The native writer notes it."""
+
     def goodbye(self, how: int) -> None:
         _U32.pack_into(self._map, _GOODBYE_AT, how)
 

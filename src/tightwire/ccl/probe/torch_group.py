@@ -27,17 +27,18 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from tightwire.ccl.probe.process import start_ticks
+from tightwire.ccl.probe.ring import Goodbye
 from tightwire.core.events import OPERATION_CODES, group_fingerprint
 
 CAPACITY = 8192
 NO_PEER = 0xFFFFFFFF
-GOODBYE, GOODBYE_ERROR = 1, 2
 _DTYPES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3, torch.float64: 4, torch.int64: 5, torch.int32: 6}
 _METHODS = tuple(name for name in OPERATION_CODES if hasattr(dist.ProcessGroup, name))
 # gloo's send and recv complete only in wait(): asking would never see it
 _END_UNSEEN = ("send", "recv", "recv_anysource")
 SWEEP_EVERY_S = 0.05
 _pending: deque[tuple[Any, int, int, int, int]] = deque()
+_sweeping = threading.Lock()
 _probe: _Probe | None = None
 
 
@@ -54,13 +55,16 @@ class _Probe:
         self.writer = make(
             str(folder / f"rank-{rank}.ring"), CAPACITY, rank, world, os.getpid(), start_ticks(os.getpid()) or 0
         )
+        self.writer.note_sigterm()
         self._pid, self._failed = os.getpid(), False
         atexit.register(self._goodbye)
         previous = sys.excepthook
 
         def on_error(kind: Any, value: Any, trace: Any) -> None:
-            self._failed = True
-            self.writer.goodbye(GOODBYE_ERROR)
+            if os.getpid() == self._pid:  # not in a forked child
+                self._failed = True
+                _sweep()  # an operation that failed makes this rank a victim
+                self.writer.goodbye(Goodbye.ERROR)
             previous(kind, value, trace)
 
         sys.excepthook = on_error
@@ -73,9 +77,9 @@ class _Probe:
         return self.writer.add_group(fingerprint), fingerprint
 
     def _goodbye(self) -> None:
-        _sweep()
-        if os.getpid() == self._pid and not self._failed:  # not in a forked child
-            self.writer.goodbye(GOODBYE)
+        if os.getpid() == self._pid and not self._failed:
+            _sweep()
+            self.writer.goodbye(Goodbye.IN_ORDER)
 
 
 class ObservedGroup(dist.ProcessGroup):
@@ -124,17 +128,24 @@ def _watch(mark: tuple[int, int, int] | None, name: str, work: Any) -> None:
         _pending.append((work, slot, fingerprint, seq, OPERATION_CODES[name]))
 
 
+def _note_failure(mark: tuple[int, int, int] | None, name: str) -> None:
+    if _probe is not None and mark is not None:
+        _probe.writer.done(*mark, OPERATION_CODES[name], True)
+
+
 def _sweep() -> None:
     """Record what was completed since the last sweep.
 
     Asked for, not called back: a callback would make the backend's own threads wait for the GIL, and a caller that
     waits for the backend while it holds the GIL would then wait for ever."""
+    with _sweeping:  # whoever returns from here knows that nothing is half noted
+        _sweep_pending()
+
+
+def _sweep_pending() -> None:
     probe = _probe
     for _ in range(len(_pending)):
-        try:
-            entry = _pending.popleft()
-        except IndexError:  # the other thread was faster
-            return
+        entry = _pending.popleft()
         work, slot, fingerprint, seq, code = entry
         try:
             if not work.is_completed():
@@ -161,7 +172,11 @@ def _override(name: str) -> Callable[..., Any]:
         if _pending:
             _sweep()
         mark = _note(self, name, args)
-        work = base(self, *args, **kwargs)
+        try:
+            work = base(self, *args, **kwargs)
+        except Exception:
+            _note_failure(mark, name)
+            raise
         _watch(mark, name, work)
         return work
 
@@ -185,7 +200,7 @@ def attach(folder: str | None = None) -> bool:
 
         def build(*args: Any, **kwargs: Any) -> Any:
             if _probe is not None:
-                _probe.writer.goodbye(0)  # it is (again) in a group
+                _probe.writer.goodbye(Goodbye.NONE)  # it is (again) in a group
             plain = distributed_c10d.ProcessGroup
             distributed_c10d.ProcessGroup = ObservedGroup  # type: ignore[misc]
             try:
@@ -202,7 +217,7 @@ def attach(folder: str | None = None) -> bool:
             _sweep()  # while the works can still be asked
             end(group)
             if whole and _probe is not None:  # a process that ends after this, even by os._exit, left in order
-                _probe.writer.goodbye(GOODBYE)
+                _probe.writer.goodbye(Goodbye.IN_ORDER)
 
         distributed_c10d.destroy_process_group = dist.destroy_process_group = destroy
     except Exception as error:
