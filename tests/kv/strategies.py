@@ -27,11 +27,12 @@ def blocks(draw: st.DrawFn) -> KVBlock:
 
 
 KINDS = ("normal", "zeros", "constant", "constant channels", "subnormal", "largest", "one largest", "outlier")
+NOT_FINITE = ("a NaN", "NaNs of all patterns", "an Inf", "both Infs")
 
 
 def hard_values(kind: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    limits = torch.finfo(dtype)
+    range_ = torch.finfo(dtype)
     if kind == "zeros":
         x = torch.zeros(shape)
     elif kind == "constant":
@@ -39,11 +40,24 @@ def hard_values(kind: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int
     elif kind == "constant channels":
         x[..., ::3] = -7.7
     elif kind == "subnormal":
-        x = x * limits.smallest_normal / 8
+        x = x * range_.smallest_normal / 8
     elif kind == "largest":
-        x = limits.max * x.sign()
+        x = range_.max * x.sign()
     elif kind == "one largest":
-        x.view(-1)[seed % x.numel()] = limits.min
+        x.view(-1)[seed % x.numel()] = range_.min
     elif kind == "outlier":
         x.view(-1)[seed % x.numel()] = 30000.0
-    return x.to(dtype)
+    elif kind == "a NaN":
+        x.view(-1)[seed % x.numel()] = torch.nan
+    elif kind == "an Inf":
+        x.view(-1)[seed % x.numel()] = torch.inf
+    elif kind == "both Infs":
+        x.view(-1)[[seed % x.numel(), (seed + 1) % x.numel()]] = torch.tensor([torch.inf, -torch.inf])
+    x = x.to(dtype)
+    if kind == "NaNs of all patterns":
+        bits = x.view(torch.int16 if x.element_size() == 2 else torch.int32)
+        infinity, limits = int(torch.tensor(torch.inf, dtype=dtype).view(bits.dtype)), torch.iinfo(bits.dtype)
+        # signalling with two payloads and the other sign; quiet with all bits of both signs
+        for index, pattern in enumerate((infinity + 1, infinity + 3, infinity + 1 + limits.min, limits.max, -1)):
+            bits.view(-1)[(seed + index) % x.numel()] = pattern
+    return x
