@@ -1,0 +1,192 @@
+"""The Triton kernels of rows, in Triton's interpreter, equal the numpy reference bit for bit. Run by test_triton.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tightwire.kv.block import from_float32
+from tightwire.kv.kernels import native, reference
+from tightwire.kv.kernels.triton.plan import LIMITS, Plan
+from tightwire.kv.stages.transforms.hadamard import BOUND, weights
+
+SHAPES = [(32, 16), (32, 32), (64, 16), (64, 64), (128, 32), (128, 64), (128, 128), (256, 64), (256, 256)]
+MODES = ["plain", "rotate", "scale"]
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy on Inf and NaN, which the kernels flag
+
+
+def some_values(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """bf16 bits: normal values of some scale, with zeros, a constant row, subnormals or large outliers among them."""
+    x = (rng.standard_normal(shape) * 10.0 ** rng.integers(-4, 4)).astype(np.float32)
+    kind = rng.integers(0, 9)
+    if kind == 1:
+        x[0, 0] = -0.0
+    elif kind == 2:
+        x[0, -1] = 3.1
+    elif kind == 3:
+        x[-1] *= 1e-38
+    elif kind == 4:
+        x[0, 0, 5] = 3e38
+    elif kind == 5:
+        x[..., 3] *= 1000
+    elif kind == 6:
+        x = np.rint(x)  # products half way between symbols
+    elif kind == 7:
+        x[0, 0] = np.finfo(np.float32).max  # decodes past the range, and is clipped
+        x[0, 0, 0] = 0
+    return reference.floor_bf16(x)
+
+
+def tensor(bits: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+
+
+def some_weights(mode: str, rng: np.random.Generator, segments: int, dim: int, shared: bool = True) -> native.Weights:
+    if mode == "plain":
+        return native.PLAIN
+    if mode == "rotate":
+        down, up = weights(int(rng.integers(1000)), dim)
+        return native.Weights(down[None], up[None])
+    size = (1 if shared else segments, dim)
+    scale = reference.from_bf16(reference.ceil_bf16(np.exp(rng.standard_normal(size)).astype(np.float32)))
+    return native.Weights(np.float32(1) / scale, scale, rng.standard_normal(size).astype(np.float32))
+
+
+def forward(values: np.ndarray, mode: str, w: native.Weights) -> np.ndarray:
+    x = reference.from_bf16(values)
+    if mode == "rotate":
+        return reference.walsh_blocks(x * w.down[:, None])
+    return (x - w.offset[:, None]) * w.down[:, None] if mode == "scale" else x
+
+
+def inverse(y: np.ndarray, mode: str, w: native.Weights) -> torch.Tensor:
+    if mode == "rotate":
+        y = reference.walsh_blocks(y) * w.up[:, None]
+    elif mode == "scale":
+        y = y * w.up[:, None] + w.offset[:, None]
+    return from_float32(y, torch.bfloat16)
+
+
+def packed(symbols: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    bits = map(native.bits_for, map(int, levels))
+    return np.concatenate([reference.pack_bits(row.reshape(-1), b) for row, b in zip(symbols, bits, strict=True)])
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.integers(0, 2**31), st.sampled_from(SHAPES), st.integers(1, 12) | st.integers(1, 24), st.booleans(),
+    st.sampled_from(MODES), st.booleans(),
+)  # fmt: skip
+def test_kernels_equal_the_reference(
+    seed: int, shape: tuple[int, int], tokens: int, alike: bool, mode: str, packs: bool
+) -> None:
+    dim, group = shape
+    rng = np.random.default_rng(seed)
+    segments = int(rng.integers(1, 3))
+    values = some_values(rng, (segments, tokens, dim))
+    levels = rng.integers(2, 257, segments).astype(np.uint16)
+    if alike:
+        levels[:] = rng.choice([2, 3, 4, 5, 8, 12, 16, 17, 32, 64, 65, 128, 256])
+    w = some_weights(mode, rng, segments, dim, alike)
+    y = forward(values, mode, w)
+    symbols, lo, step = reference.quantize(y, group, levels)
+    finite = bool(np.isfinite(y).all() and ((lo & 0x7F80) != 0x7F80).all() and (step < 0x7F80).all())
+    if mode == "rotate":
+        finite &= bool((np.abs(y) < BOUND).all())
+    plan = Plan(levels, tokens, dim, group, packs, CPU, w)
+    payload, bad = plan.encode(tensor(values))
+    assert bool(bad) != finite
+    if not finite:
+        return
+    wanted = packed(symbols, levels) if packs else symbols.reshape(-1)
+    parts = np.split(payload.numpy(), [plan.params_bytes // 2, plan.params_bytes])
+    for got, part in zip(parts, (lo.reshape(-1).view(np.uint8), step.reshape(-1).view(np.uint8), wanted), strict=True):
+        np.testing.assert_array_equal(got, part)
+    back, bad = plan.decode(payload)
+    assert not bad
+    arrived = inverse(reference.dequantize(symbols, lo, step, group, levels), mode, w)
+    np.testing.assert_array_equal(back.view(torch.int16).numpy(), arrived.view(torch.int16).numpy())
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize(("dim", "tokens"), [(64, 19), (256, 3)])
+def test_packing_of_every_width(dim: int, tokens: int, bits: int) -> None:
+    """Values that are their own symbols: 0 … levels - 1, both ends in every group."""
+    rng = np.random.default_rng(bits)
+    levels = np.array([2**bits, 2 ** (9 - bits), 2**bits], np.uint16)  # segments of other widths beside it
+    symbols = np.stack([rng.integers(0, each, (tokens, dim)).astype(np.uint8) for each in levels])
+    symbols[..., ::32], symbols[..., 1::32] = 0, (levels - 1).astype(np.uint8)[:, None, None]
+    plan = Plan(levels, tokens, dim, 32, True, CPU)
+    payload, bad = plan.encode(tensor(reference.floor_bf16(symbols.astype(np.float32))))
+    assert not bad
+    np.testing.assert_array_equal(payload.numpy()[plan.params_bytes :], packed(symbols, levels))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bad", [0x7F80, 0xFF80, 0x7FC0, 0xFFC1, 0x7F81])
+def test_what_is_not_finite_is_seen_anywhere(mode: str, bad: int) -> None:
+    rng = np.random.default_rng(bad)
+    dim, group = SHAPES[bad % len(SHAPES)]
+    values = reference.floor_bf16(rng.standard_normal((2, 9, dim)).astype(np.float32))
+    plan = Plan(np.full(2, 16, np.uint16), 9, dim, group, True, CPU, some_weights(mode, rng, 2, dim))
+    assert not plan.encode(tensor(values))[1]
+    values[rng.integers(2), rng.integers(9), rng.integers(dim)] = bad
+    assert plan.encode(tensor(values))[1]
+
+
+def test_rows_that_are_not_there_are_not_judged() -> None:
+    """Beyond the last row x is 0, and (0 - offset) / scale can overflow."""
+    values = np.full((1, 3, 64), 0x40A0, np.uint16)  # 5.0
+    one = np.ones((1, 64), np.float32)
+    w = native.Weights(one * 2.0**126, one * 2.0**-126, one * 5)
+    plan = Plan(np.full(1, 16, np.uint16), 3, 64, 64, True, CPU, w)
+    payload, bad = plan.encode(tensor(values))
+    assert not bad
+    assert (plan.decode(payload)[0] == 5).all()
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_decoding_sees_what_no_encoder_writes(packs: bool) -> None:
+    plan = Plan(np.array([12, 256], np.uint16), 5, 128, 64, packs, CPU)
+    payload, _ = plan.encode(tensor(some_values(np.random.default_rng(0), (2, 5, 128))))
+    assert not plan.decode(payload)[1]
+    for at, value in ((1, 0x7F), (plan.params_bytes - 1, 0x80), (plan.params_bytes, 0xFF)):
+        broken = payload.clone()
+        broken[at] = value  # lo Inf or NaN; a step below 0; a symbol 15 or 255 of 12
+        broken[0] = 0x80 if at == 1 else broken[0]
+        assert plan.decode(broken)[1]
+
+
+def test_rows_apart_in_memory_are_read_and_written_in_place() -> None:
+    """[T, H, D], as an engine holds them, taken as [H, T, D]."""
+    x = tensor(some_values(np.random.default_rng(6), (9, 4, 64))).transpose(0, 1)
+    plan = Plan(np.full(4, 16, np.uint16), 9, 64, 32, True, CPU)
+    payload, _ = plan.encode(x)
+    assert torch.equal(payload, plan.encode(x.contiguous())[0])
+    out = torch.zeros(9, 4, 64, dtype=torch.bfloat16).transpose(0, 1)
+    plan.decode(payload, out)
+    assert torch.equal(out, plan.decode(payload)[0])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    sixteen = np.full(2, 16, np.uint16)
+    for arguments in ((sixteen, 4, 96, 32), (sixteen, 4, 64, 8), (sixteen, 0, 64, 32), (sixteen + 250, 4, 64, 32)):
+        with pytest.raises(ValueError, match=r"covers|levels"):
+            Plan(*arguments, True, CPU)
+    three = np.ones((3, 64), np.float32)
+    with pytest.raises(ValueError, match="weights"):
+        Plan(sixteen, 4, 64, 32, True, CPU, native.Weights(three, three))
+    plan = Plan(sixteen, 4, 64, 32, True, CPU)
+    with pytest.raises(ValueError, match="not bf16"):
+        plan.encode(torch.zeros(2, 4, 64))
+    with pytest.raises(ValueError, match="payload"):
+        plan.decode(torch.zeros(7, dtype=torch.uint8))
+
+
+def test_the_bound_of_rotated_values_is_that_of_the_stage() -> None:
+    assert LIMITS[MODES.index("rotate")] == BOUND
