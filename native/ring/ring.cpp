@@ -28,7 +28,7 @@ struct Header {
 struct Frame {  // what one rank is doing in one group; rewritten in place
     uint64_t group, entered_seq, entered_ns, done_count, done_ns;
     uint32_t op, failed;
-    uint64_t bytes, reserved;
+    uint64_t bytes, waiting;
 };
 struct Record {
     uint64_t time_ns, group, seq, bytes, shape;
@@ -114,6 +114,10 @@ class Writer {
         put(frames_[slot].done_ns, now);
         put(frames_[slot].done_count, frames_[slot].done_count + 1);
     }
+    // The rank waits for the end of its operation `seq`; 0 when it no longer does.
+    void waiting(int slot, uint64_t seq) {
+        if (slot >= 0 && size_t(slot) < kFrames) put(frames_[slot].waiting, seq);
+    }
     // Leaves any handler that the process already has alone.
     void note_sigterm() {
         struct sigaction now {};
@@ -149,6 +153,7 @@ NB_MODULE(_ring, m) {
         .def("add_group", &Writer::add_group, "group"_a)
         .def("entered", &Writer::entered, "slot"_a, "group"_a, "seq"_a, "op"_a, "bytes"_a, "dtype"_a, "shape"_a, "peer"_a)
         .def("done", &Writer::done, "slot"_a, "group"_a, "seq"_a, "op"_a, "failed"_a)
+        .def("waiting", &Writer::waiting, "slot"_a, "seq"_a)
         .def("note_sigterm", &Writer::note_sigterm)
         .def("goodbye", &Writer::goodbye, "how"_a)
         .def_prop_ro("written", &Writer::written);

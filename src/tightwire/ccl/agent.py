@@ -9,6 +9,7 @@ import contextlib
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 from tightwire.ccl.deaths import Deaths
 from tightwire.ccl.probe import process
@@ -18,6 +19,7 @@ from tightwire.core.clock import Clock
 from tightwire.errors import ConfigError
 
 MAX_FACTS_BYTES = 16 * 2**20
+MAX_UNSEEN = 100
 
 
 class Agent:
@@ -27,6 +29,7 @@ class Agent:
         self._folder, self._clock, self._proc = folder, clock, proc
         self._facts_read: dict[Path, int] = {}
         self._groups: dict[int, GroupFacts] = {}
+        self._unseen: list[str] = []
         self._deaths = Deaths()
 
     def look(self) -> Summary:
@@ -43,7 +46,7 @@ class Agent:
                     self._deaths.watch(ring.pid)
                 ranks.append(_sample(ring, state, died))
         self._read_facts()
-        return Summary(socket.gethostname(), self._clock.now_s(), ranks, list(self._groups.values()))
+        return Summary(socket.gethostname(), self._clock.now_s(), ranks, list(self._groups.values()), self._unseen)
 
     def wait(self, timeout_s: float) -> None:
         """Sleep, but no longer than until a rank dies: who was first is seen only by looking at once."""
@@ -59,10 +62,16 @@ class Agent:
                 if size == self._facts_read.get(path) or size > MAX_FACTS_BYTES:
                     continue
                 for line in path.read_text().splitlines():
-                    fact = json.loads(line)
-                    ranks = [int(rank) for rank in fact["ranks"]]
-                    self._groups[int(fact["group"])] = GroupFacts(int(fact["group"]), str(fact["name"]), ranks)
+                    self._read_fact(json.loads(line))
                 self._facts_read[path] = size
+
+    def _read_fact(self, fact: dict[str, Any]) -> None:
+        if "unseen" in fact:
+            if len(self._unseen) < MAX_UNSEEN and str(fact["unseen"]) not in self._unseen:
+                self._unseen.append(str(fact["unseen"]))
+            return
+        group, ranks = int(fact["group"]), [int(rank) for rank in fact["ranks"]]
+        self._groups[group] = GroupFacts(group, str(fact["name"]), ranks, bool(fact.get("point_to_point")))
 
 
 def _sample(ring: RingState, state: process.ProcessState | None, died: int | None) -> RankSample:

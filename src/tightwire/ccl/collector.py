@@ -26,10 +26,11 @@ class RankView:
     starved_before_s: float = 0.0
     gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
 
-    def outstanding(self) -> list[tuple[int, int, int]]:
-        """(group, oldest sequence number that did not complete, operation code) of each group it waits in."""
+    def outstanding(self) -> list[tuple[int, int, int, bool]]:
+        """(group, oldest sequence number that did not complete, operation code, whether it is known to be in the `wait`
+        of an operation of that group) of each group in which something did not complete."""
         frames = self.sample.frames
-        return [(f.group, f.done_count + 1, f.op) for f in frames if f.entered_seq > f.done_count]
+        return [(f.group, f.done_count + 1, f.op, f.waiting > 0) for f in frames if f.entered_seq > f.done_count]
 
     def note_progress(self, at_s: float) -> None:
         self.progress_s = at_s
@@ -57,11 +58,13 @@ class Collector:
     def __init__(self) -> None:
         self.ranks: dict[int, RankView] = {}
         self.groups: dict[int, GroupFacts] = {}
+        self.unseen: dict[str, None] = {}  # in the order in which it was told
 
     def take(self, summary: Summary) -> None:
         """Older summaries than the newest known of a rank are ignored."""
         for facts in summary.groups:
             self.groups[facts.group] = facts
+        self.unseen.update(dict.fromkeys(summary.unseen))
         for sample in summary.ranks:
             view = self.ranks.get(sample.rank)
             if view is None or view.sample.pid_start != sample.pid_start:

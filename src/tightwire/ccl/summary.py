@@ -9,11 +9,13 @@ from tightwire.ccl.probe.ring import GroupFrame
 
 
 class GroupFacts(msgspec.Struct, frozen=True):
-    """A group's name and its global ranks."""
+    """A group's name and its global ranks; or, for `point_to_point`, a directed pair: its source and its target (one
+    rank alone that receives from anyone)."""
 
     group: int
     name: str
     ranks: list[int]
+    point_to_point: bool = False
 
 
 class RankSample(msgspec.Struct, frozen=True):
@@ -40,9 +42,11 @@ class RankSample(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """All ranks of one host at `at_s` of its monotonic clock, and the groups that its ranks know."""
+    """All ranks of one host at `at_s` of its monotonic clock, the groups that its ranks know, and what its
+    ranks do that the probe does not see."""
 
     host: str
     at_s: float
     ranks: list[RankSample]
     groups: list[GroupFacts]
+    unseen: list[str] = []

@@ -28,11 +28,13 @@ OnHang = Literal["stop", "report"]
 
 @dataclass(frozen=True)
 class Watched:
-    """`status` is the command's own exit status (128 + n after signal n); `ranks` how many were seen."""
+    """`status` is the command's own exit status (128 + n after signal n); `ranks` how many were seen,
+    `unseen` what these did that the probe does not see."""
 
     status: int
     verdict: Verdict | None
     ranks: int
+    unseen: tuple[str, ...] = ()
 
 
 class Watcher:
@@ -113,7 +115,8 @@ def _observe(
     except BaseException:
         _end(job, clock)
         raise
-    return Watched(status if status >= 0 else 128 - status, verdict, len(watcher.collector.ranks))
+    collector = watcher.collector
+    return Watched(status if status >= 0 else 128 - status, verdict, len(collector.ranks), tuple(collector.unseen))
 
 
 def _end(job: subprocess.Popen[bytes], clock: Clock) -> None:

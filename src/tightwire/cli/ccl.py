@@ -52,6 +52,8 @@ def run(
     watched = watch.run(command, told, on_hang.value, patience)
     if watched.ranks == 0:
         console.print("tightwire: no rank was seen; the probe needs torch 2.5 or later in the job", highlight=False)
+    for what in watched.unseen:
+        console.print(f"tightwire: not seen: {what}", highlight=False, soft_wrap=True)
     raise typer.Exit(HANG_STATUS if watched.verdict is not None else watched.status)
 
 

@@ -42,9 +42,14 @@ OPERATIONS: tuple[str, ...] = (
     "unknown", "allreduce", "broadcast", "allgather", "_allgather_base", "reduce_scatter", "_reduce_scatter_base",
     "alltoall", "alltoall_base", "barrier", "reduce", "gather", "scatter", "send", "recv", "recv_anysource",
     "allreduce_coalesced", "allgather_coalesced", "allgather_into_tensor_coalesced",
-    "reduce_scatter_tensor_coalesced", "kv_transfer",
+    "reduce_scatter_tensor_coalesced", "kv_transfer", "monitored_barrier",
 )  # fmt: skip
 OPERATION_CODES = {name: code for code, name in enumerate(OPERATIONS)}
+DTYPES: tuple[str, ...] = (
+    "unknown", "float32", "bfloat16", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool",
+    "complex64", "complex128", "float8_e4m3fn", "float8_e5m2",
+)  # fmt: skip
+DTYPE_CODES = {name: code for code, name in enumerate(DTYPES)}
 
 
 def operation(code: int) -> str:

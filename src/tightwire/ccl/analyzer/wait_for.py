@@ -27,8 +27,11 @@ def waits(ranks: Mapping[int, RankView], groups: Mapping[int, GroupFacts]) -> li
     """One entry for each rank and group with an operation that did not complete; linear in their number."""
     found = []
     for rank, view in ranks.items():
-        for group, sequence, op in view.outstanding():
-            members = groups[group].ranks if group in groups else list(ranks)
+        for group, sequence, op, waiting in view.outstanding():
+            facts = groups.get(group)
+            if facts is not None and facts.point_to_point and not waiting:
+                continue  # sent off or posted, and busy with other things
+            members = facts.ranks if facts is not None else list(ranks)
             missing = tuple(
                 q for q in members if q != rank and (ranks[q].entered(group) if q in ranks else 0) < sequence
             )

@@ -12,7 +12,7 @@ def autoload() -> None:
     if not folder or "RANK" not in os.environ:  # a launcher, a data loader, a shell: not a rank
         return
     try:
-        from tightwire.ccl.probe.torch_group import attach
+        from tightwire.ccl.probe.attach import attach
 
         attach(folder)
     except Exception as error:

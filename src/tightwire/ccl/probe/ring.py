@@ -24,14 +24,15 @@ _HEADER = struct.Struct("<8s6I3Q")
 FRAME = np.dtype(
     [
         ("group", "<u8"), ("entered_seq", "<u8"), ("entered_ns", "<u8"), ("done_count", "<u8"), ("done_ns", "<u8"),
-        ("op", "<u4"), ("failed", "<u4"), ("bytes", "<u8"), ("reserved", "<u8"),
+        ("op", "<u4"), ("failed", "<u4"), ("bytes", "<u8"), ("waiting", "<u8"),
     ]
 )  # fmt: skip
 MAX_CAPACITY = 2**24
 
 
 class GroupFrame(msgspec.Struct, frozen=True):
-    """One rank in one group: it entered `entered_seq` operations, `done_count` ended, `failed` of these in error."""
+    """One rank in one group (or pair): it entered `entered_seq` operations, `done_count` ended, `failed` of these in
+    error; `waiting` is the operation in whose `wait` it is known to be, 0 for none."""
 
     group: int
     entered_seq: int
@@ -39,6 +40,7 @@ class GroupFrame(msgspec.Struct, frozen=True):
     done_count: int
     op: int
     failed: int = 0
+    waiting: int = 0
 
 
 class Goodbye(IntEnum):
@@ -74,7 +76,7 @@ def read_state(path: Path) -> RingState:
     frames = [
         GroupFrame(
             int(f["group"]), int(f["entered_seq"]), int(f["entered_ns"]), int(f["done_count"]), int(f["op"]),
-            int(f["failed"]),
+            int(f["failed"]), int(f["waiting"]),
         )
         for f in raw
     ]  # fmt: skip

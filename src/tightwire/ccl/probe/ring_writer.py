@@ -67,6 +67,11 @@ class Writer:
             _U64.pack_into(self._map, at + 32, now_ns)
             _U64.pack_into(self._map, at + 24, _U64.unpack_from(self._map, at + 24)[0] + 1)
 
+    def waiting(self, slot: int, seq: int) -> None:
+        """The rank waits for the end of its operation `seq`; 0 when it no longer does."""
+        if 0 <= slot < FRAMES:
+            _U64.pack_into(self._map, HEADER_BYTES + slot * FRAME.itemsize + 56, seq)
+
     def note_sigterm(self) -> None:
         """Nothing: a handler written in Python would run too late, or never. The native writer notes it."""
 
