@@ -97,7 +97,7 @@ class BatchedModel:
             raise _unsupported(folder, "its answers from a KV cache differ from those without one")
 
 
-class _Layer(DynamicLayer):
+class _Layer(DynamicLayer):  # type: ignore[misc]
     """One layer's cache in memory that has room for what comes."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, held: int) -> None:

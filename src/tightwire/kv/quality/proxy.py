@@ -18,7 +18,7 @@ Queries = list[list[torch.Tensor]]  # of each group, of each layer: [B, query he
 
 
 class Proxy:
-    def __init__(self, queries: Queries, groups: Sequence[Group], seed: int) -> None:
+    def __init__(self, queries: Queries, groups: Sequence[Group]) -> None:
         self._queries = [torch.stack(layers, dim=1) for layers in queries]  # [B, L, query heads, Q, D]
         self._scale = groups[0].k.shape[-1] ** -0.5
         self._expected = [self._out(n, g.k, g.v) for n, g in enumerate(groups)]

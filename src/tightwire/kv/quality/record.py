@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 F64 = npt.NDArray[np.float64]
+Fidelity = Literal["full", "few"]
 _RESAMPLES = 1000
 _LOW, _HIGH = 0.025, 0.975
 
@@ -91,7 +92,8 @@ class Summary:
 
     def fidelity(self, scores: Scores) -> F64:
         """Of each prompt."""
-        return np.exp(-scores.kl / np.where(self._text, scores.positions, 1))
+        found: F64 = np.exp(-scores.kl / np.where(self._text, scores.positions, 1))
+        return found
 
     def quality(self, strategy: str, scores: Scores) -> Quality:
         """The record of `strategy`."""
@@ -117,12 +119,10 @@ class Summary:
     def _share(self, part: F64, whole: F64) -> F64:
         """Σ part ÷ Σ whole of each resample; a resample without any `whole` counts as the sample itself."""
         parts, wholes = self._weights @ part, self._weights @ whole
-        return np.where(wholes > 0, parts, parts[0]) / np.where(wholes > 0, wholes, wholes[0])
+        shares: F64 = np.where(wholes > 0, parts, parts[0]) / np.where(wholes > 0, wholes, wholes[0])
+        return shares
 
 
 def _estimate(values: F64) -> Estimate:
     low, high = np.quantile(values[1:], (_LOW, _HIGH))
     return Estimate(float(values[0]), float(low), float(high))
-
-
-Fidelity = Literal["full", "few"]

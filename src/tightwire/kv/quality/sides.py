@@ -63,43 +63,49 @@ class Sides:
         return float(self._raw_bytes.sum() / self._frame_bytes(strategy))
 
     def arrived(self, strategy: Strategy) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """K and V of each group, bf16 `[B, L, H, T, D]`; equal lists are the same objects. Chunks that would be sent raw
-        arrive raw."""
-        k, v = (self._side(side, chain, strategy.exact) for side, chain in (("k", strategy.k), ("v", strategy.v)))
+        """K and V of each group, bf16 `[B, L, H, T, D]`; chunks that would be sent raw arrive raw."""
+        k, v = self._side("k", strategy.k, strategy.exact), self._side("v", strategy.v, strategy.exact)
         raw = np.flatnonzero(self._sent_raw(strategy))
         return self._patched(k, raw, "k"), self._patched(v, raw, "v")
 
     def _patched(self, values: list[torch.Tensor], raw: Ints, side: Side) -> list[torch.Tensor]:
-        found = list(values)
-        for number in {self._chunks[index].group for index in raw}:
-            found[number] = found[number].clone()
-        for index in raw:
-            chunk = self._chunks[index]
+        """`values` with the chunks of these indices as they are; copied where that changes something."""
+        found, changed = list(values), set()
+        for chunk in (self._chunks[index] for index in raw):
+            if values[chunk.group] is getattr(self.groups[chunk.group], side):
+                continue
+            if chunk.group not in changed:
+                changed.add(chunk.group)
+                found[chunk.group] = values[chunk.group].clone()
             _here(found, chunk).copy_(getattr(chunk.block, side))
-        return found if len(raw) else values
+        return found
 
     def _sent_raw(self, strategy: Strategy) -> npt.NDArray[np.bool_]:
         """Of each chunk; the rule of `codec.encode_block`."""
-        k, v = (self._bytes(side, chain, strategy.exact) for side, chain in (("k", strategy.k), ("v", strategy.v)))
+        k, v = self._bytes("k", strategy.k, strategy.exact), self._bytes("v", strategy.v, strategy.exact)
         smaller = k + v + len(str(strategy)) < self._raw_bytes + len(str(RAW))
-        return ~smaller | (k == _REFUSED) | (v == _REFUSED)
+        raw: npt.NDArray[np.bool_] = ~smaller | (k == _REFUSED) | (v == _REFUSED)
+        return raw
 
     def _frame_bytes(self, strategy: Strategy) -> int:
         raw = self._sent_raw(strategy)
         half = self._raw_bytes // 2
         k = np.where(raw, half, self._bytes("k", strategy.k, strategy.exact))
         v = np.where(raw, half, self._bytes("v", strategy.v, strategy.exact))
-        return int(sum(self._header_bytes(*each) for each in zip(self._chunks, k, v, raw, [strategy] * len(k), strict=True)))
+        headers = sum(
+            self._header_bytes(chunk.block, RAW if plain else strategy, int(k_bytes), int(v_bytes))
+            for chunk, plain, k_bytes, v_bytes in zip(self._chunks, raw, k, v, strict=True)
+        )
+        return int(k.sum() + v.sum()) + headers
 
-    def _header_bytes(self, chunk: _Chunk, k: np.int64, v: np.int64, raw: np.bool_, strategy: Strategy) -> int:
-        """Of the whole frame of `chunk`."""
-        block, sent = chunk.block, RAW if raw else strategy
-        layers, tokens = sent.exact.within(block)
+    def _header_bytes(self, block: KVBlock, strategy: Strategy, k: int, v: int) -> int:
+        """All of a frame but its payload."""
+        layers, tokens = strategy.exact.within(block)
         header = wire.Header(
-            str(sent), self._fingerprint, DTYPE_NAMES[block.k.dtype], block.layer_start, block.layers, block.heads,
-            block.token_start, block.tokens, block.head_dim, layers, tokens, int(k), int(v),
+            str(strategy), self._fingerprint, DTYPE_NAMES[block.k.dtype], block.layer_start, block.layers, block.heads,
+            block.token_start, block.tokens, block.head_dim, layers, tokens, k, v,
         )  # fmt: skip
-        return wire.PREFIX_BYTES + len(msgspec.msgpack.encode(header)) + int(k) + int(v)
+        return wire.PREFIX_BYTES + len(msgspec.msgpack.encode(header))
 
     def _bytes(self, side: Side, chain: Chain, exact: Exact) -> Ints:
         key = (side, chain, exact)

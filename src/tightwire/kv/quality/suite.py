@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xxhash
 
@@ -66,12 +67,10 @@ class Suite:
         self._summary = Summary(cells, seed)
         self._sides = Sides(groups, chunk_tokens, cache_bytes, model.fingerprint)
         self._room = [(self._buffer(g.k, a), self._buffer(g.v, a)) for g, a in zip(groups, self._asked, strict=True)]
-        self._last: dict[str, object] = {}
         k, v = [g.k for g in groups], [g.v for g in groups]
         with Proxy.watching(model) as queries:
             self._raw = self._log_probabilities(k, v)
-        self._proxy = Proxy(queries, groups, seed)
-        self._plain = self._scores(self._raw)
+        self._proxy = Proxy(queries, groups)
         settings = (model.fingerprint, self.lengths, prompts, seed, chunk_tokens, [a.fed.tolist() for a in self._asked])
         self.fingerprint = f"suite-{xxhash.xxh3_64_hexdigest(repr(settings).encode())}"
 
@@ -98,7 +97,8 @@ class Suite:
 
     def measure(self, strategy: Strategy) -> Quality:
         """The quality of `strategy` against raw KV."""
-        return self._summary.quality(str(strategy), self._scores(self._log_probabilities(*self._sides.arrived(strategy))))
+        k, v = self._sides.arrived(strategy)
+        return self._summary.quality(str(strategy), self._scores(self._log_probabilities(k, v)))
 
     def ratio(self, strategy: Strategy) -> float:
         """Raw bytes ÷ bytes of the frames that would be sent."""
@@ -122,14 +122,15 @@ class Suite:
         return found
 
     def _scores(self, ours: list[torch.Tensor]) -> Scores:
-        return Scores.join([_score(asked, raw, got) for asked, raw, got in zip(self._asked, self._raw, ours, strict=True)])
+        each = zip(self._asked, self._raw, ours, strict=True)
+        return Scores.join([_score(asked, raw, got) for asked, raw, got in each])
 
 
 def _score(asked: _Asked, raw: torch.Tensor, ours: torch.Tensor) -> Scores:
     """`raw`, `ours`: log probabilities `[B, Q, vocabulary]`."""
     counts = asked.counts
 
-    def total(values: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def total(values: torch.Tensor) -> npt.NDArray[np.float64]:
         return torch.where(counts, values, 0).sum(dim=1).double().numpy()
 
     kl = (raw.exp() * (raw - ours)).sum(dim=-1).clamp_min(0)
