@@ -96,6 +96,22 @@ def test_a_damaged_stream_is_refused_or_decodes_to_symbols(draw: st.DataObject) 
     assert results[0] == results[1]
 
 
+@pytest.mark.usefixtures("small_runs")
+def test_what_is_wrong_with_words_is_told_apart() -> None:
+    levels = np.array([12], np.uint16)
+    stream = reference.encode(some_symbols(np.random.default_rng(3), levels, 300), levels)
+    words = 4 + 2 + (int(stream[5]) - int(stream[4])) * 12 // 8 + 1  # sizes, first and last symbol, frequencies
+    assert (len(stream) - words) % 2 == 0
+    for damaged, wrong in (
+        (stream[4:words] + stream[words + 2 :], "ends too early"),
+        (stream[4:words] + b"ab" + stream[words:], "holds more than its symbols"),
+        (stream[4:words] + stream[words + 1 :], "too short"),
+        (stream[4:words] + b"ab" + stream[words + 2 :], "does not end where it began"),
+    ):
+        with pytest.raises(FrameError, match=wrong):
+            decoded(len(damaged).to_bytes(4, "little") + damaged, Runs(levels, 300, native.OWN, CPU))
+
+
 def test_counting_is_exact() -> None:
     """Symbols that fill no tile, tables that segments share."""
     rng = np.random.default_rng(2)

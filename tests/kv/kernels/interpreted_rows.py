@@ -120,9 +120,13 @@ def test_packing_of_every_width(dim: int, tokens: int, bits: int) -> None:
     symbols = np.stack([rng.integers(0, each, (tokens, dim)).astype(np.uint8) for each in levels])
     symbols[..., ::32], symbols[..., 1::32] = 0, (levels - 1).astype(np.uint8)[:, None, None]
     plan = Plan(levels, tokens, dim, 32, True, CPU)
-    payload, bad = plan.encode(tensor(reference.floor_bf16(symbols.astype(np.float32))))
+    x = tensor(reference.floor_bf16(symbols.astype(np.float32)))
+    payload, bad = plan.encode(x)
     assert not bad
     np.testing.assert_array_equal(payload.numpy()[plan.params_bytes :], packed(symbols, levels))
+    back, bad = plan.decode(payload)
+    assert not bad
+    assert torch.equal(back, x)
 
 
 @pytest.mark.parametrize("mode", MODES)

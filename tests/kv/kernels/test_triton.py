@@ -91,6 +91,7 @@ def test_integers_that_are_1_compile_as_constants() -> None:
     compiled(lossless.split_kernel, EXACT, D=1, BLOCK=lossless.BLOCK, count=1, tiles=1, x_segment=1, x_token=1)
 
 
+@pytest.mark.timeout(900)  # 40 s of processor time, several minutes on a machine that does other things
 def test_interpreted_kernels_equal_their_twins() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET when kernels are defined."""
     tests = map(str, sorted(Path(__file__).parent.glob("interpreted_*.py")))
