@@ -146,6 +146,7 @@ class Writer {
 }  // namespace
 
 NB_MODULE(_ring, m) {
+    nb::set_leak_warnings(false);  // the probe writes until its process ends
     m.doc() = "Writer of the probe's event ring; called with the GIL held, which makes it a single writer.";
     nb::class_<Writer>(m, "Writer")
         .def(nb::init<const std::string&, uint32_t, uint32_t, uint32_t, uint32_t, uint64_t>(), "path"_a, "capacity"_a,

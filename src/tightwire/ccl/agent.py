@@ -13,7 +13,7 @@ from typing import Any
 
 from tightwire.ccl.deaths import Deaths
 from tightwire.ccl.probe import process
-from tightwire.ccl.probe.ring import RingState, read_state
+from tightwire.ccl.probe.ring import RingState, read_new, read_state
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.core.clock import Clock
 from tightwire.errors import ConfigError
@@ -29,6 +29,7 @@ class Agent:
         self._folder, self._clock, self._proc = folder, clock, proc
         self._facts_read: dict[Path, int] = {}
         self._groups: dict[int, GroupFacts] = {}
+        self._seen: dict[Path, tuple[int, int]] = {}  # (start of the process, records read so far)
         self._unseen: list[str] = []
         self._deaths = Deaths()
 
@@ -44,7 +45,7 @@ class Agent:
                     ring, state = read_state(path), None  # with what it wrote last
                 else:
                     self._deaths.watch(ring.pid)
-                ranks.append(_sample(ring, state, died))
+                ranks.append(_sample(ring, state, died, self._new_records(path, ring)))
         self._read_facts()
         return Summary(socket.gethostname(), self._clock.now_s(), ranks, list(self._groups.values()), self._unseen)
 
@@ -54,6 +55,16 @@ class Agent:
 
     def close(self) -> None:
         self._deaths.close()
+
+    def _new_records(self, path: Path, ring: RingState) -> bytes:
+        process_of, seen = self._seen.get(path, (ring.pid_start, 0))
+        if process_of != ring.pid_start:  # another process took the rank
+            seen = 0
+        if seen == ring.written:
+            return b""
+        records, written = read_new(path, seen)
+        self._seen[path] = ring.pid_start, written
+        return records.tobytes()
 
     def _read_facts(self) -> None:
         for path in self._folder.glob("rank-*.groups"):
@@ -74,7 +85,7 @@ class Agent:
         self._groups[group] = GroupFacts(group, str(fact["name"]), ranks, bool(fact.get("point_to_point")))
 
 
-def _sample(ring: RingState, state: process.ProcessState | None, died: int | None) -> RankSample:
+def _sample(ring: RingState, state: process.ProcessState | None, died: int | None, records: bytes) -> RankSample:
     return RankSample(
-        ring.rank, ring.world, ring.pid, ring.pid_start, ring.goodbye, ring.written, ring.frames, state, died
+        ring.rank, ring.world, ring.pid, ring.pid_start, ring.goodbye, ring.written, ring.frames, state, died, records
     )

@@ -6,8 +6,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tightwire.ccl.probe.ring import Goodbye
+from tightwire.ccl.rounds import Rounds
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
+from tightwire.core.events import RECORD
 
 GAPS_KEPT = 200
 SET_UP_EVENTS = 16  # a pause before these is import, connection and compilation: no rhythm of the job
@@ -58,6 +62,7 @@ class Collector:
     def __init__(self) -> None:
         self.ranks: dict[int, RankView] = {}
         self.groups: dict[int, GroupFacts] = {}
+        self.rounds = Rounds()
         self.unseen: dict[str, None] = {}  # in the order in which it was told
 
     def take(self, summary: Summary) -> None:
@@ -67,6 +72,9 @@ class Collector:
         self.unseen.update(dict.fromkeys(summary.unseen))
         for sample in summary.ranks:
             view = self.ranks.get(sample.rank)
+            if view is not None and view.sample.pid_start != sample.pid_start:
+                self.rounds.forget(sample.rank)
+            self.rounds.take(sample.rank, np.frombuffer(sample.records, RECORD))
             if view is None or view.sample.pid_start != sample.pid_start:
                 view = self.ranks[sample.rank] = RankView(sample, summary.at_s, summary.at_s)
                 view.note_progress(summary.at_s)

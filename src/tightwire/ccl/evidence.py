@@ -14,6 +14,7 @@ import msgspec
 from tightwire.ccl.probe import process
 
 STACK_TIMEOUT_S = 5.0
+WRAPPERS = ("tightwire/ccl/probe/", "torch/distributed/c10d_logger.py")  # around the call that matters
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -32,7 +33,7 @@ def collect(pid: int, pid_start: int, window_s: float = 0.2) -> Evidence | None:
     after = process.read(pid, pid_start)
     if before is None or after is None:
         return None
-    return Evidence(after.state, after.wait_channel, (after.cpu_s - before.cpu_s) / window_s, _stack(pid))
+    return Evidence(after.state, process.wait_channel(pid), (after.cpu_s - before.cpu_s) / window_s, _stack(pid))
 
 
 def _stack(pid: int) -> list[str]:
@@ -46,6 +47,7 @@ def _stack(pid: int) -> list[str]:
         threads: Any = msgspec.json.decode(done.stdout) if done.returncode == 0 else []
         main = next((t for t in threads if t.get("thread_name") == "MainThread"), threads[-1] if threads else None)
         frames = main["frames"] if main else []
-        return [f"{f['name']} ({f.get('short_filename') or f['filename']}:{f['line']})" for f in frames[:20]]
+        told = [f"{f['name']} ({f.get('short_filename') or f['filename']}:{f['line']})" for f in frames]
+        return [frame for frame in told if not any(name in frame for name in WRAPPERS)][:20]
     except (subprocess.TimeoutExpired, OSError, msgspec.DecodeError, KeyError, TypeError, AttributeError):
         return []  # a stack is a help, not a condition

@@ -20,7 +20,8 @@ class GroupFacts(msgspec.Struct, frozen=True):
 
 class RankSample(msgspec.Struct, frozen=True):
     """One rank: `process` is None when it is gone; `goodbye` as in the ring; `written` counts its events so far;
-    `died` is its place in the order of deaths on its host, where that is known."""
+    `died` is its place in the order of deaths on its host, where that is known; `records` what was written since the
+    last look (`core.events.RECORD`)."""
 
     rank: int
     world: int
@@ -31,6 +32,7 @@ class RankSample(msgspec.Struct, frozen=True):
     frames: list[GroupFrame]
     process: ProcessState | None
     died: int | None = None
+    records: bytes = b""
 
     @property
     def alive(self) -> bool:

@@ -6,8 +6,12 @@ from typing import Literal
 
 import msgspec
 
-AnomalyClass = Literal["H1", "undetermined"]
-TITLES = {"H1": "a rank never entered the collective that the others wait in", "undetermined": "undetermined"}
+AnomalyClass = Literal["H1", "H2", "undetermined"]
+TITLES = {
+    "H1": "a rank never entered the collective that the others wait in",
+    "H2": "ranks made different calls where all should make the same",
+    "undetermined": "undetermined",
+}
 
 
 class Verdict(msgspec.Struct, frozen=True, rename={"anomaly": "class"}):

@@ -1,4 +1,4 @@
-"""Runs a command under observation: the agent's eyes, the analyzer's verdict, and what is done about it."""
+"""Runs a command under observation, and does what a verdict asks for."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tightwire.ccl import evidence
 from tightwire.ccl.agent import Agent
-from tightwire.ccl.analyzer import not_entered
-from tightwire.ccl.analyzer.judge import judge
-from tightwire.ccl.collector import Collector
 from tightwire.ccl.verdict import Verdict
+from tightwire.ccl.watcher import Watcher
 from tightwire.core.clock import Clock, MonotonicClock
 from tightwire.errors import ConfigError
 
-LOOK_EVERY_S = 0.03
 OnHang = Literal["stop", "report"]
 
 
@@ -35,36 +31,6 @@ class Watched:
     verdict: Verdict | None
     ranks: int
     unseen: tuple[str, ...] = ()
-
-
-class Watcher:
-    """Turns looks into at most one verdict: `step` as often as you like. A suspicion must be there twice in a row,
-    unless it is a process that is gone: that does not pass."""
-
-    def __init__(self, agent: Agent, clock: Clock) -> None:
-        self._agent, self._clock = agent, clock
-        self.collector = Collector()
-        self._before: tuple[int, ...] = ()
-
-    def wait(self) -> None:
-        self._agent.wait(LOOK_EVERY_S)
-
-    def step(self) -> Verdict | None:
-        self.collector.take(self._agent.look())
-        ranks, groups = self.collector.ranks, self.collector.groups
-        suspects = not_entered.find(ranks, groups, self._clock.now_s())
-        named = tuple(s.rank for s in suspects)
-        gone = any(s.how == "left" for s in suspects)
-        firm, self._before = bool(named) and (gone or named == self._before), named
-        if not firm:
-            return None
-        seen = {}
-        for suspect in suspects:
-            sample = ranks[suspect.rank].sample
-            found = evidence.collect(sample.pid, sample.pid_start) if suspect.how != "left" else None
-            if found is not None:
-                seen[suspect.rank] = found
-        return judge(suspects, ranks, groups, seen, self._clock.now_s())
 
 
 def run(

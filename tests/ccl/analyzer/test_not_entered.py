@@ -2,8 +2,7 @@
 
 import pytest
 
-from tightwire.ccl.analyzer import not_entered
-from tightwire.ccl.analyzer.judge import judge
+from tightwire.ccl.analyzer import judge, not_entered
 from tightwire.ccl.collector import Collector
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.probe.process import ProcessState
@@ -18,7 +17,7 @@ def sample(
     died: int | None = None, starved_s: float = 0.0,
 ) -> RankSample:  # fmt: skip
     frames = [GroupFrame(group, entered, 0, done, 1, failed) for group, (entered, done) in counts.items()]
-    process = None if state is None else ProcessState(state, 1.0, "", starved_s)
+    process = None if state is None else ProcessState(state, 1.0, starved_s)
     written = sum(entered + done for entered, done in counts.values())
     return RankSample(rank, 4, 100 + rank, 1, goodbye, written, frames, process, died)
 
@@ -142,7 +141,7 @@ def test_the_verdict_tells_what_a_person_needs() -> None:
     collector, now_s = feed(*RHYTHM, (3.0, STUCK), (11.5, STUCK))
     found = not_entered.find(collector.ranks, collector.groups, now_s)
     evidence = {2: Evidence("R", "", 0.99, ["loop (train.py:7)", "main (train.py:30)"])}
-    verdict = judge(found, collector.ranks, collector.groups, evidence, now_s)
+    verdict = judge.not_entered(found, collector.ranks, collector.groups, evidence, now_s)
     assert verdict.guilty_ranks == [2]
     assert verdict.group == "world"
     assert (verdict.operation, verdict.sequence) == ("allreduce", 21)

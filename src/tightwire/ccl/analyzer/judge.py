@@ -1,9 +1,10 @@
-"""From suspects and the evidence about them to one verdict."""
+"""From suspects and the evidence about them to one verdict, in words a person can act on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from tightwire.ccl.analyzer.inconsistent import Inconsistency, value
 from tightwire.ccl.analyzer.not_entered import Suspect
 from tightwire.ccl.collector import RankView
 from tightwire.ccl.evidence import Evidence
@@ -14,7 +15,7 @@ from tightwire.ccl.verdict import Verdict
 from tightwire.core.events import operation
 
 
-def judge(
+def not_entered(
     suspects: list[Suspect],
     ranks: Mapping[int, RankView],
     groups: Mapping[int, GroupFacts],
@@ -32,9 +33,9 @@ def judge(
     waiting = sorted({r for s in suspects for r in s.waiting_ranks} - set(guilty))
     group = ""
     if wait is not None:
-        group = groups[wait.group].name if wait.group in groups else f"{wait.group:016x}"
-        who = ", ".join(map(str, waiting))
-        lines.append(f"rank(s) {who} wait in {operation(wait.op)} number {wait.sequence} of group {group!r}")
+        group = _group_name(wait.group, groups)
+        verb = "waits" if len(waiting) == 1 else "wait"
+        lines.append(f"{_ranks(waiting)} {verb} in {operation(wait.op)} number {wait.sequence} of group {group!r}")
     return Verdict(
         anomaly="H1",
         guilty_ranks=guilty,
@@ -48,6 +49,56 @@ def judge(
         since_s=min(s.since_s for s in suspects),
         at_s=now_s,
     )
+
+
+def inconsistent(
+    found: Inconsistency,
+    ranks: Mapping[int, RankView],
+    groups: Mapping[int, GroupFacts],
+    evidence: Mapping[int, Evidence],
+    now_s: float,
+) -> Verdict:
+    """An H2 verdict; without guilty ranks, and of low confidence, where it cannot be told who is right."""
+    sequence, name = found.round.sequence, _group_name(found.round.group, groups)
+    wrong = found.guilty or tuple(rank for rank in found.round.called if found.round.called[rank] == found.found)
+    lines = [
+        f"{_ranks(wrong)} called {found.found} as number {sequence} of group {name!r}",
+        f"{_ranks(found.others)} called {found.expected} there",
+    ]
+    if found.field == "order":
+        cause = "calls in another order"
+        lines.append("the group makes both calls, at other times: the order differs")
+    else:
+        one, other = value(found.field, found.found), value(found.field, found.expected)
+        cause = f"another {found.field}: {one} instead of {other}"
+        lines.append(f"the {found.field} differs: {one} on {_ranks(wrong)}, {other} on {_ranks(found.others)}")
+    if not found.guilty:
+        cause = f"two sides, and nothing tells which is right ({found.field} differs)"
+    for rank in wrong:
+        if rank in evidence and evidence[rank].stack:
+            lines.append(f"Python stack of rank {rank}, innermost first: " + " ← ".join(evidence[rank].stack[:6]))
+    return Verdict(
+        anomaly="H2",
+        guilty_ranks=sorted(found.guilty),
+        confidence="high" if found.guilty else "low",
+        cause=cause,
+        group=name,
+        operation=operation(found.expected.op),
+        sequence=sequence,
+        waiting_ranks=sorted(set(found.round.called) - set(found.round.ended_ns) - set(found.guilty)),
+        evidence=lines,
+        since_s=found.since_s,
+        at_s=now_s,
+    )
+
+
+def _group_name(group: int, groups: Mapping[int, GroupFacts]) -> str:
+    return groups[group].name if group in groups else f"{group:016x}"
+
+
+def _ranks(ranks: Iterable[int]) -> str:
+    named = sorted(ranks)
+    return f"rank{'s' if len(named) > 1 else ''} {', '.join(map(str, named))}"
 
 
 def _explain(suspect: Suspect, view: RankView, evidence: Evidence | None) -> tuple[str, list[str]]:

@@ -8,17 +8,19 @@ import signal
 import time
 from pathlib import Path
 
-FAULTS = ("stop", "kill", "loop")
+FAULTS = ("stop", "kill", "loop", "shape", "dtype", "operation", "root", "order")
 
 
 def inject(fault: str, rank: int, step: int, truth: Path | None) -> None:
-    """`stop`: SIGSTOP; `kill`: SIGKILL; `loop`: never returns. `truth` gets the fault, its rank and its time."""
+    """`stop`: SIGSTOP; `kill`: SIGKILL; `loop`: never returns. The others are calls that differ, left to the job; they
+    return. `truth` gets the fault, its rank and its time."""
     if truth is not None:
         told = {"fault": fault, "rank": rank, "step": step, "pid": os.getpid(), "at_s": time.monotonic()}
         truth.write_text(json.dumps(told))
     if fault == "loop":
         endless_loop()
-    os.kill(os.getpid(), {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[fault])
+    if fault in ("stop", "kill"):
+        os.kill(os.getpid(), {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[fault])
 
 
 def endless_loop() -> None:

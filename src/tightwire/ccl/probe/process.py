@@ -25,7 +25,6 @@ class ProcessState(msgspec.Struct, frozen=True):
 
     state: str
     cpu_s: float
-    wait_channel: str
     starved_s: float = 0.0
 
     @property
@@ -44,17 +43,22 @@ def start_ticks(pid: int, proc: Path = Path("/proc")) -> int | None:
 
 
 def read(pid: int, started: int, proc: Path = Path("/proc")) -> ProcessState | None:
-    """None when the process that started at `started` is gone."""
+    """None when the process that started at `started` is gone. Cheap: it is called for every rank at every look."""
     fields = _stat(pid, proc)
     if fields is None or (started and int(fields[19]) != started):
         return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    used_s = (int(fields[11]) + int(fields[12])) / ticks
+    return ProcessState(fields[0], used_s, _starved_s(pid, proc))
+
+
+def wait_channel(pid: int, proc: Path = Path("/proc")) -> str:
+    """Where in the kernel it sleeps; empty when it does not, or when that is not told."""
     try:
         channel = (proc / str(pid) / "wchan").read_text().strip()
     except OSError:
-        channel = ""
-    ticks = os.sysconf("SC_CLK_TCK")
-    used_s = (int(fields[11]) + int(fields[12])) / ticks
-    return ProcessState(fields[0], used_s, "" if channel == "0" else channel, _starved_s(pid, proc))
+        return ""
+    return "" if channel == "0" else channel
 
 
 def _starved_s(pid: int, proc: Path) -> float:

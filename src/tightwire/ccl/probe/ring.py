@@ -98,6 +98,38 @@ def read_records(path: Path) -> tuple[npt.NDArray[np.void], int]:
     return np.concatenate([records[first:], records[:first]])[:kept], max(written - capacity, 0)
 
 
+def read_new(path: Path, seen: int) -> tuple[npt.NDArray[np.void], int]:
+    """The records after the first `seen`, oldest first, and how many there are now. What was overwritten meanwhile is
+    left out."""
+    start = HEADER_BYTES + FRAMES * FRAME.itemsize
+    with path.open("rb") as file:
+        header = _header(path, file.read(_HEADER.size))
+        capacity, written = header[2], header[8]
+        if not 0 < capacity <= MAX_CAPACITY:
+            raise ConfigError(f"{path} is not a whole ring: {capacity} records; remove the file")
+        first = max(seen, written - capacity)
+        if first >= written:
+            return np.zeros(0, RECORD), written
+        parts = []
+        for begin, end in _stretches(first, written, capacity):
+            file.seek(start + begin * RECORD.itemsize)
+            parts.append(file.read((end - begin) * RECORD.itemsize))
+        file.seek(0)
+        now = _header(path, file.read(_HEADER.size))[8]
+    data = b"".join(parts)
+    if len(data) != (written - first) * RECORD.itemsize:
+        raise ConfigError(f"{path} is not a whole ring: it ends before record {written}; remove the file")
+    return np.frombuffer(data, RECORD)[max(now - capacity - first + 1, 0) :], written
+
+
+def _stretches(first: int, end: int, capacity: int) -> list[tuple[int, int]]:
+    """Where the records first … end-1 lie: one stretch, or two around the ring's end."""
+    begin, count = first % capacity, end - first
+    if begin + count <= capacity:
+        return [(begin, begin + count)]
+    return [(begin, capacity), (0, begin + count - capacity)]
+
+
 def _header(path: Path, data: bytes) -> tuple[int, ...]:
     if len(data) < _HEADER.size or data[:8] != MAGIC:
         raise ConfigError(f"{path} is not an event ring: it starts with {data[:8]!r}, not {MAGIC!r}")

@@ -1,0 +1,73 @@
+"""Turns what the agent sees into verdicts: the classes in the order in which they explain each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tightwire.ccl import evidence
+from tightwire.ccl.agent import Agent
+from tightwire.ccl.analyzer import inconsistent, judge, not_entered
+from tightwire.ccl.analyzer.inconsistent import Inconsistency
+from tightwire.ccl.analyzer.not_entered import Suspect
+from tightwire.ccl.collector import Collector
+from tightwire.ccl.evidence import Evidence
+from tightwire.ccl.rounds import Round
+from tightwire.ccl.verdict import Verdict
+from tightwire.core.clock import Clock
+
+LOOK_EVERY_S = 0.2  # a death ends the wait for the next look
+
+
+class Watcher:
+    """At most one verdict comes of its looks: `step` as often as you like."""
+
+    def __init__(self, agent: Agent, clock: Clock) -> None:
+        self._agent, self._clock = agent, clock
+        self.collector = Collector()
+        self._before: tuple[int, ...] = ()
+        self._mixed: dict[tuple[int, int], Round] = {}
+
+    def wait(self) -> None:
+        self._agent.wait(LOOK_EVERY_S)
+
+    def step(self) -> Verdict | None:
+        self.collector.take(self._agent.look())
+        ranks, groups = self.collector.ranks, self.collector.groups
+        different = self._inconsistent()
+        if different is not None:
+            seen = self._evidence(different.guilty or different.round.called)
+            return judge.inconsistent(different, ranks, groups, seen, self._clock.now_s())
+        suspects = self._not_entered()
+        if suspects:
+            seen = self._evidence(s.rank for s in suspects if s.how != "left")
+            return judge.not_entered(suspects, ranks, groups, seen, self._clock.now_s())
+        return None
+
+    def _inconsistent(self) -> Inconsistency | None:
+        rounds, groups = self.collector.rounds, self.collector.groups
+        for key, changed in rounds.news().items():
+            if len(inconsistent.camps(changed, groups.get(changed.group))) > 1:
+                self._mixed[key] = changed
+        gone = {rank for rank, view in self.collector.ranks.items() if view.left_since_s is not None}
+        for changed in self._mixed.values():
+            found = inconsistent.find(changed, rounds, groups.get(changed.group), gone, self._clock.now_s())
+            if found is not None:
+                return found
+        return None
+
+    def _not_entered(self) -> list[Suspect]:
+        """Suspects that were there twice in a row, or whose process is gone: that does not pass."""
+        suspects = not_entered.find(self.collector.ranks, self.collector.groups, self._clock.now_s())
+        named = tuple(s.rank for s in suspects)
+        gone = any(s.how == "left" for s in suspects)
+        firm, self._before = bool(named) and (gone or named == self._before), named
+        return suspects if firm else []
+
+    def _evidence(self, ranks: Iterable[int]) -> dict[int, Evidence]:
+        seen = {}
+        for rank in ranks:
+            sample = self.collector.ranks[rank].sample
+            found = evidence.collect(sample.pid, sample.pid_start)
+            if found is not None:
+                seen[rank] = found
+        return seen
