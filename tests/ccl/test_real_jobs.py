@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ccl.jobs import RANKS, run_job
+from tests.ccl.jobs import RANKS, SCRIPTS, run_job
 
 pytestmark = pytest.mark.job
 SAMPLE = ("-m", "tightwire.ccl.faults.sample_job")
@@ -76,6 +76,13 @@ def test_a_job_that_fails_by_itself_keeps_its_status_and_nobody_is_accused(tmp_p
     status, verdict, printed = run_job(tmp_path / "out", str(script), torchrun=True)
     assert status == 1, printed  # torchrun's own
     assert verdict is None
+
+
+def test_a_backend_that_is_not_seen_runs_on_and_is_told(tmp_path: Path) -> None:
+    status, verdict, printed = run_job(tmp_path / "out", str(SCRIPTS / "own_group.py"))
+    assert (status, verdict) == (0, None), printed
+    assert printed.count("fine") == RANKS
+    assert "not seen: group 'unnamed' is a __main__.OwnGroup" in printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])

@@ -14,23 +14,28 @@ WORLD, PIPE = GroupFacts(1, "world", [0, 1, 2, 3]), GroupFacts(2, "pipe", [2, 3]
 
 def sample(
     rank: int, counts: dict[int, tuple[int, int]], state: str | None = "S", goodbye: int = 0, failed: int = 0,
-    died: int | None = None, starved_s: float = 0.0,
+    died: int | None = None, starved_s: float = 0.0, waiting: dict[int, int] | None = None,
 ) -> RankSample:  # fmt: skip
-    frames = [GroupFrame(group, entered, 0, done, 1, failed) for group, (entered, done) in counts.items()]
+    frames = [
+        GroupFrame(group, entered, 0, done, 1, failed, (waiting or {}).get(group, 0))
+        for group, (entered, done) in counts.items()
+    ]
     process = None if state is None else ProcessState(state, 1.0, starved_s)
     written = sum(entered + done for entered, done in counts.values())
     return RankSample(rank, 4, 100 + rank, 1, goodbye, written, frames, process, died)
 
 
-def feed(*moments: tuple[float, list[RankSample]]) -> tuple[Collector, float]:
+def feed(*moments: tuple[float, list[RankSample]], facts: list[GroupFacts] | None = None) -> tuple[Collector, float]:
     collector = Collector()
     for at_s, samples in moments:
-        collector.take(Summary("host", at_s, samples, [WORLD, PIPE]))
+        collector.take(Summary("host", at_s, samples, [WORLD, *(facts or [PIPE])]))
     return collector, moments[-1][0]
 
 
-def suspects(*moments: tuple[float, list[RankSample]]) -> list[not_entered.Suspect]:
-    collector, now_s = feed(*moments)
+def suspects(
+    *moments: tuple[float, list[RankSample]], facts: list[GroupFacts] | None = None
+) -> list[not_entered.Suspect]:
+    collector, now_s = feed(*moments, facts=facts)
     return not_entered.find(collector.ranks, collector.groups, now_s)
 
 
@@ -162,3 +167,37 @@ def test_a_rank_stopped_before_any_collective_is_named_but_not_a_suspended_job()
     assert [(s.rank, s.how) for s in suspects((1.0, one), (6.5, one))] == [(1, "stopped")]
     everyone = [sample(rank, {}, "T") for rank in range(4)]
     assert suspects((1.0, everyone), (60.0, everyone)) == []
+
+
+def test_a_pipeline_and_its_data_parallel_groups_lead_to_one_root() -> None:
+    # stages 0→1 and 2→3, replicas {0, 2} and {1, 3}: 0 loops; 1 waits for its activations, 2 and 3 for their replicas
+    facts = [GroupFacts(2, "0→1", [0, 1], True), GroupFacts(3, "dp", [0, 2]), GroupFacts(4, "dp", [1, 3])]
+    before = [sample(rank, {1: (20, 20)}) for rank in range(4)]
+    stuck = [
+        sample(0, {1: (20, 20), 2: (5, 5), 3: (7, 7)}), sample(1, {1: (20, 20), 2: (6, 5), 4: (7, 7)}, waiting={2: 6}),
+        sample(2, {1: (20, 20), 3: (8, 7)}), sample(3, {1: (20, 20), 4: (8, 7)}),
+    ]  # fmt: skip
+    found = suspects(*RHYTHM, (3.0, before), (4.0, stuck), (15.0, stuck), facts=facts)
+    assert [(s.rank, s.waiting_ranks) for s in found] == [(0, (1, 2, 3))]
+
+
+def test_a_receive_that_is_only_posted_excuses_nobody() -> None:
+    facts = [GroupFacts(2, "1→2", [1, 2], True)]
+    posted = [*STUCK[:2], sample(2, {1: (20, 20), 2: (6, 5)}, "R"), STUCK[3]]
+    assert [s.rank for s in suspects(*RHYTHM, (3.0, posted), (12.0, posted), facts=facts)] == [2]
+    waited = [*STUCK[:2], sample(2, {1: (20, 20), 2: (6, 5)}, waiting={2: 6}), STUCK[3]]
+    # 1 waits in the world for 2, which waits for 1 to send: a circle, in which nobody stands at the end
+    assert suspects(*RHYTHM, (3.0, waited), (12.0, waited), facts=facts) == []
+
+
+def test_several_faults_have_several_roots() -> None:
+    # two groups that know nothing of each other
+    facts = [GroupFacts(2, "a", [0, 1]), GroupFacts(3, "b", [2, 3])]
+    stuck = [sample(0, {2: (30, 30)}), sample(1, {2: (31, 30)}), sample(2, {3: (31, 30)}), sample(3, {3: (30, 30)})]
+    steps = tuple((t / 10, [sample(r, {2 + r // 2: (t, t)}) for r in range(4)]) for t in range(1, 31))
+    found = suspects(*steps, (4.0, stuck), (12.5, stuck), facts=facts)
+    assert [s.rank for s in found] == [0, 3]
+    stopped = [sample(0, {2: (30, 30)}, "T"), stuck[1], stuck[2], sample(3, {3: (30, 30)}, "T")]
+    later = [stopped[0], *stuck[1:]]
+    found = suspects(*steps, (4.0, later), (5.3, stopped), (5.6, stopped), facts=facts)
+    assert [(s.rank, s.how) for s in found] == [(0, "stopped"), (3, "stopped")]

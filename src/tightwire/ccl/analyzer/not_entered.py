@@ -84,18 +84,18 @@ def _victim(view: RankView) -> bool:
 
 
 def _stopped(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:
+    since = {r: view.stopped_since_s for r, view in ranks.items() if view.stopped_since_s is not None}
     suspects = []
-    for rank, view in ranks.items():
-        if view.stopped_since_s is None or now_s - view.stopped_since_s < STOPPED_S:
-            continue
+    for rank, since_s in since.items():
         # A rank may be stopped inside the operation: then it has entered, and yet nobody gets out without it.
-        held = [w for w in waiting if w.rank != rank and (rank in w.missing or not w.missing)]
+        held = [w for w in waiting if w.rank not in since and (rank in w.missing or not w.missing)]
         if held:
             best = next((w for w in held if rank in w.missing), held[0])
-            suspects.append(Suspect(rank, "stopped", best, _waiters(held, {rank}), view.stopped_since_s))
-        elif now_s - view.stopped_since_s >= STOPPED_ALONE_S and any(_runs(other) for other in ranks.values()):
-            suspects.append(Suspect(rank, "stopped", None, (), view.stopped_since_s))
-    return suspects
+            suspects.append(Suspect(rank, "stopped", best, _waiters(held, set(since)), since_s))
+        elif now_s - since_s >= STOPPED_ALONE_S and any(_runs(other) for other in ranks.values()):
+            suspects.append(Suspect(rank, "stopped", None, (), since_s))
+    # one that stands long enough speaks for all that stand: they are one incident
+    return suspects if any(now_s - s.since_s >= STOPPED_S for s in suspects) else []
 
 
 def _runs(view: RankView) -> bool:
@@ -104,14 +104,15 @@ def _runs(view: RankView) -> bool:
 
 def _elsewhere(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:
     limit_s = threshold_s(ranks)
-    stuck = [w for w in waiting if ranks[w.rank].silence_s(now_s) >= limit_s]
+    silent = {rank for rank, view in ranks.items() if view.silence_s(now_s) >= limit_s / 2}
+    stuck = [w for w in waiting if w.rank in silent]
     suspects = []
     for rank, wait in roots(stuck).items():
-        view = ranks.get(rank)
-        if view is None or view.sample.goodbye == Goodbye.IN_ORDER or view.silence_s(now_s) < limit_s:
-            continue
-        suspects.append(Suspect(rank, "elsewhere", wait, _waiters(stuck, {rank}), view.progress_s))
-    return suspects
+        if rank in silent and ranks[rank].sample.goodbye != Goodbye.IN_ORDER:
+            suspects.append(Suspect(rank, "elsewhere", wait, _waiters(stuck, {rank}), ranks[rank].progress_s))
+    # as above: the first whose patience is over speaks for all that are silent, if somebody waited as long for it
+    over = {rank for rank in silent if ranks[rank].silence_s(now_s) >= limit_s}
+    return suspects if any(s.rank in over for s in suspects) and any(w.rank in over for w in stuck) else []
 
 
 def _waiters(waiting: list[Waiting], guilty: set[int]) -> tuple[int, ...]:
