@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tightwire.kv.refmodel import heldout, path, tasks
 
-LENGTHS = (128, 256, 512, 1024)
+LENGTHS = (128, 256, 512, 1024, 2048)
 _BATCH_TOKENS = 16_384
 Task = Callable[[random.Random, tasks.Encoder, int], tasks.Example]
 

@@ -7,6 +7,7 @@ teach position instead of content.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from tightwire.kv.refmodel.tasks import WORDS, Encoder
 
 ANSWER = 3.0
 FORM = 0.05
+CUE = 4
 
 
 @dataclass
@@ -70,26 +72,31 @@ class Rows:
         return document[start : start + count]
 
     def _copy(self, row: Row, length: int) -> None:
-        """A segment, then alternately something new and a part of what has been seen."""
+        """A segment, then parts of it again, each to be known by its first `CUE` tokens.
+
+        The fewer different tokens the segment has, the more of them a match must agree on at once.
+        """
         rng, kind = self.rng, self.rng.random()
+        few = rng.sample(self.pool, round(math.exp(rng.uniform(math.log(48), math.log(len(self.pool))))))
 
         def fresh(count: int) -> list[int]:
-            if kind < 0.4:
+            if kind < 0.35:
                 return rng.choices(self.pool, k=count)
-            if kind < 0.8:
+            if kind < 0.70:
+                return rng.choices(few, k=count)
+            if kind < 0.85:
                 return [rng.randrange(3, self.vocabulary) for _ in range(count)]
             return self._text(count)
 
-        row.add(fresh(rng.randint(4, max(8, length // 2))), 0.0)
+        row.add(fresh(max(8, int(length * rng.uniform(0.2, 0.9)))), 0.0)
+        seen = len(row.ids)
         while len(row.ids) < length:
-            seen = len(row.ids)
-            start = rng.randrange(1, seen)
-            part = row.ids[start : start + rng.randint(6, 48)]
-            row.add(part[:1], 0.0)
-            row.add(part[1:2], 0.5)
-            row.add(part[2:], ANSWER)
-            if rng.random() < 0.5:
-                row.add(fresh(rng.randint(1, 12)), 0.0)
+            start = rng.randrange(1, seen - CUE)
+            part = row.ids[start : min(seen, start + rng.randint(CUE + 1, 24))]
+            row.add(part[:CUE], 0.0)
+            row.add(part[CUE:], ANSWER)
+            if rng.random() < 0.3:
+                row.add(fresh(rng.randint(1, 6)), 0.0)
 
     def _entry(self, row: Row, key: int, word: int, weight: float) -> None:
         row.add(self.key, FORM)

@@ -2,6 +2,7 @@
 
 Deterministic by `--seed` unless `--minutes` cuts the run short (then the schedule follows the clock).
 Writes a Hugging Face folder into DIR every two minutes and, for `--resume`, `DIR/state.pt`.
+`--from FOLDER` starts from that folder's weights and tokenizer, in the last stage.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -22,14 +25,25 @@ from tightwire.kv.refmodel.rows import Row, Rows
 from tightwire.kv.refmodel.tokenizer import BOS, VOCABULARY, save_tokenizer, train_tokenizer
 
 TASKS = ("text", "copy", "lookup", "recall")
-# (share of the run after which a stage begins at the latest, tokens per row, key symbols, task weights).
+
+
+class Stage(NamedTuple):
+    """Begins after the share `begin` of the run at the latest; each step draws one of `lengths`, tokens per row."""
+
+    begin: float
+    lengths: tuple[int, ...]
+    symbols: int  # different keys of a lookup
+    mix: tuple[float, ...]  # shares of TASKS
+
+
 # A stage below 512 tokens is left as soon as lookup is right nine times in ten.
 STAGES = (
-    (0.00, 64, 50, (0.15, 0.40, 0.45, 0.00)),
-    (0.20, 128, 300, (0.20, 0.30, 0.45, 0.05)),
-    (0.30, 256, 1000, (0.30, 0.15, 0.45, 0.10)),
-    (0.40, 512, 1000, (0.40, 0.20, 0.25, 0.15)),
-    (0.70, 1024, 1000, (0.40, 0.20, 0.25, 0.15)),
+    Stage(0.00, (64,), 50, (0.15, 0.40, 0.45, 0.00)),
+    Stage(0.20, (128,), 300, (0.20, 0.30, 0.45, 0.05)),
+    Stage(0.30, (256,), 1000, (0.30, 0.15, 0.45, 0.10)),
+    Stage(0.40, (512,), 1000, (0.40, 0.20, 0.25, 0.15)),
+    Stage(0.60, (1024,), 1000, (0.40, 0.20, 0.25, 0.15)),
+    Stage(0.80, (2048, 2048, 2048, 1024, 256), 1000, (0.25, 0.40, 0.25, 0.10)),
 )
 MASTERED = 0.9
 WARMUP, DECAY = 0.02, 0.35
@@ -37,9 +51,9 @@ WARMUP, DECAY = 0.02, 0.35
 
 def next_level(level: int, done: float, skill: float) -> int:
     """The stage to be in: by the share `done` of the run, or earlier by `skill` at lookup."""
-    if skill > MASTERED and STAGES[level][1] < 512:
+    if skill > MASTERED and max(STAGES[level].lengths) < 512:
         return level + 1
-    return max(level, max(number for number, stage in enumerate(STAGES) if done >= stage[0]))
+    return max(level, max(number for number, stage in enumerate(STAGES) if done >= stage.begin))
 
 
 def rate(done: float) -> float:
@@ -53,6 +67,9 @@ def train(args: argparse.Namespace) -> None:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    if args.start:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(Path(args.start) / name, out)
     corpus = corpora.fetch(Path(args.cache))
     if not (out / "tokenizer.json").exists():
         save_tokenizer(train_tokenizer([text[:3_000_000] for text in corpus.train]), out)
@@ -62,14 +79,19 @@ def train(args: argparse.Namespace) -> None:
     counts = torch.bincount(torch.tensor([i for d in documents for i in d]), minlength=VOCABULARY)
     (out / "unigram.json").write_text(json.dumps(counts.tolist()) + "\n")
     rows = Rows(random.Random(args.seed), tokenizer, documents, BOS)
-    model = new_model().to(device).train()
+    model = new_model()
+    if args.start:
+        weights = LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32).state_dict()
+        model.load_state_dict(weights)
+    model.to(device).train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = (
         torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0),
     )
-    tokens, step, spent_s, level, skill = 0, 0, 0.0, 0, 0.0
+    tokens, step, spent_s, skill = 0, 0, 0.0, 0.0
+    level = len(STAGES) - 1 if args.start else 0
     if args.resume and (out / "state.pt").exists():
         state = torch.load(out / "state.pt", weights_only=False)
         model.load_state_dict(state["model"])
@@ -84,12 +106,13 @@ def train(args: argparse.Namespace) -> None:
             break
         if (reached := next_level(level, done, skill)) > level:
             level, skill = reached, 0.0
-        _, length, symbols, mix = STAGES[level]
-        names = rows.rng.choices(TASKS, weights=mix, k=args.batch // length)
-        batch = [rows.make(name, length, symbols) for name in names]
+        stage = STAGES[level]
+        length = rows.rng.choice(stage.lengths)
+        names = rows.rng.choices(TASKS, weights=stage.mix, k=args.batch // length)
+        batch = [rows.make(name, length, stage.symbols) for name in names]
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = args.lr * rate(done)
-        figures = update(model, batch, names, device)
+        figures = update(model, batch, names, device, bf16=not args.fp32)
         skill += 0.1 * (figures.get("lookup", skill) - skill)
         for optimizer in optimizers:
             optimizer.step()  # type: ignore[no-untyped-call]
@@ -107,11 +130,11 @@ def train(args: argparse.Namespace) -> None:
     save(model, out)
 
 
-def update(model: LlamaForCausalLM, batch: list[Row], names: list[str], device: str) -> dict[str, float]:
+def update(model: LlamaForCausalLM, batch: list[Row], names: list[str], device: str, *, bf16: bool) -> dict[str, float]:
     """Gradients of one batch; returns its loss on text and the share of right answers by task."""
     ids = torch.tensor([row.ids for row in batch], device=device)
     weights = torch.tensor([row.weights for row in batch], device=device)[:, 1:]
-    with torch.autocast(device, dtype=torch.bfloat16):
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         kept = weights > 0
         logits = model.lm_head(hidden[kept])
@@ -138,6 +161,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4096, help="tokens per step")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from", dest="start", help="a model folder whose weights and tokenizer to go on from")
+    parser.add_argument("--fp32", action="store_true", help="no bf16 autocast: faster on CPUs without bf16 units")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on from state.pt in the output folder")
     train(parser.parse_args())
