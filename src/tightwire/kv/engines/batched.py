@@ -16,6 +16,7 @@ import torch
 import xxhash
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging
 
 from tightwire.errors import ConfigError
 
@@ -36,8 +37,11 @@ class BatchedModel:
         config = _config(folder)
         _refuse(folder, config)
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+            with _no_bars():
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=torch.float32, attn_implementation="eager"
+                )
         except Exception as error:  # what transformers and safetensors raise for damage has no common base
             raise ConfigError(f"model={str(folder)!r} cannot be read: {error}; copy the folder again") from error
         self.model = model.eval()
@@ -141,6 +145,18 @@ def _attention(
     own.masked_fill_(torch.ones(fed, fed, dtype=torch.bool).triu_(1), float("-inf"))
     out = torch.softmax(scores, dim=-1) @ value
     return out.view(batch, q_heads, fed, -1).transpose(1, 2), None
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """The library draws none of its own progress bars meanwhile."""
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def _config(folder: Path) -> Any:

@@ -11,7 +11,18 @@
 """
 
 from tightwire.kv.quality.likelihood import common_prefix, relative_likelihood, through
+from tightwire.kv.quality.proxy import rank_correlation
 from tightwire.kv.quality.record import Cell, Estimate, Quality
-from tightwire.kv.quality.suite import Suite
+from tightwire.kv.quality.suite import Part, Suite
 
-__all__ = ["Cell", "Estimate", "Quality", "Suite", "common_prefix", "relative_likelihood", "through"]
+__all__ = [
+    "Cell",
+    "Estimate",
+    "Part",
+    "Quality",
+    "Suite",
+    "common_prefix",
+    "rank_correlation",
+    "relative_likelihood",
+    "through",
+]

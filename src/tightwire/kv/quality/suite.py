@@ -6,7 +6,7 @@ side that was not asked for lately. Legend: B prompts of a group, Q the longest 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tightwire.kv.engines.batched import BatchedModel
 from tightwire.kv.quality.prompts import Prompts
 from tightwire.kv.quality.proxy import Proxy
 from tightwire.kv.quality.record import Fidelity, Quality, Scores, Summary
-from tightwire.kv.quality.sides import Group, Sides
+from tightwire.kv.quality.sides import Group, Side, Sides
 from tightwire.kv.refmodel.tasks import Example
 from tightwire.kv.strategy import Strategy
 from tightwire.kv.transfer.sender import DEFAULT_CHUNK_TOKENS
@@ -30,6 +30,7 @@ LENGTHS = (128, 256, 512, 1024)
 TASKS = ("text", "lookup", "copy", "recall")
 PROMPTS: dict[Fidelity, int] = {"full": 4, "few": 1}
 CACHE_BYTES = 2 * 2**30
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +50,46 @@ class _Asked:
         return cls(torch.tensor(fed), torch.tensor(padded), torch.tensor(counts))
 
 
+@dataclass(frozen=True)
+class Part:
+    """K or V of one layer's head; of the whole layer without `head`, of all layers without `layer`."""
+
+    side: Side
+    layer: int | None = None
+    head: int | None = None
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """The view of this part in `[B, L, H, T, D]`."""
+        layers = slice(None) if self.layer is None else slice(self.layer, self.layer + 1)
+        heads = slice(None) if self.head is None else slice(self.head, self.head + 1)
+        return x[:, layers, heads]
+
+    def __str__(self) -> str:
+        layer = "" if self.layer is None else f" of layer {self.layer}"
+        return f"{self.side.upper()}{layer}{'' if self.head is None else f', head {self.head}'}"
+
+
 class Suite:
     """Made by `of`. `fingerprint` names model, prompts and settings: figures of equal ones can be compared."""
 
     def __init__(
-        self, model: BatchedModel, lengths: Sequence[int], prompts: int, seed: int, chunk_tokens: int, cache_bytes: int
+        self,
+        model: BatchedModel,
+        lengths: Sequence[int],
+        prompts: int,
+        seed: int,
+        chunk_tokens: int,
+        cache_bytes: int,
+        progress: Progress,
     ) -> None:
         self.model, self.lengths, self.prompts = model, tuple(lengths), prompts
-        made, cells, groups = Prompts(model.tokenizer), [], []
+        made = Prompts(model.tokenizer)
+        cells: list[tuple[str, int]] = []
+        groups: list[Group] = []
         self._asked: list[_Asked] = []
         for length in self.lengths:
             for task in TASKS:
+                progress(len(groups), len(self.lengths) * len(TASKS))
                 examples = made.make(task, length, prompts, seed)
                 cells += [(task, length)] * prompts
                 self._asked.append(_Asked.of(examples))
@@ -70,7 +100,8 @@ class Suite:
         k, v = [g.k for g in groups], [g.v for g in groups]
         with Proxy.watching(model) as queries:
             self._raw = self._log_probabilities(k, v)
-        self._proxy = Proxy(queries, groups)
+        few = Proxy.sample(groups)
+        self._proxy = Proxy(queries, groups, Sides(few, chunk_tokens, cache_bytes // 4, model.fingerprint))
         settings = (model.fingerprint, self.lengths, prompts, seed, chunk_tokens, [a.fed.tolist() for a in self._asked])
         self.fingerprint = f"suite-{xxhash.xxh3_64_hexdigest(repr(settings).encode())}"
 
@@ -85,20 +116,35 @@ class Suite:
         prompts: int | None = None,
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
         cache_bytes: int = CACHE_BYTES,
+        progress: Progress = lambda done, total: None,
     ) -> Suite:
         """Of the model in `folder` (the shipped one without). `prompts` for each task and length, unless given, follow
-        from `fidelity`; those of `few` are among those of `full`. ConfigError when the model cannot be used."""
+        from `fidelity`; those of `few` are among those of `full`. `progress(done, total)` while prompts are prefilled.
+        ConfigError when the model cannot be used."""
         if not lengths or len(set(lengths)) != len(lengths):
             raise ConfigError(f"lengths={tuple(lengths)}: give one or more different prompt lengths in tokens")
         count = PROMPTS[fidelity] if prompts is None else prompts
         if count < 1 or chunk_tokens < 1:
             raise ConfigError(f"prompts={count}, chunk_tokens={chunk_tokens}: both must be above zero")
-        return cls(BatchedModel(folder or refmodel.path()), lengths, count, seed, chunk_tokens, cache_bytes)
+        return cls(BatchedModel(folder or refmodel.path()), lengths, count, seed, chunk_tokens, cache_bytes, progress)
 
     def measure(self, strategy: Strategy) -> Quality:
         """The quality of `strategy` against raw KV."""
         k, v = self._sides.arrived(strategy)
         return self._summary.quality(str(strategy), self._scores(self._log_probabilities(k, v)))
+
+    def measure_part(self, strategy: Strategy, part: Part) -> tuple[Quality, float]:
+        """(the quality when `part` alone arrives as with `strategy` and all else raw, the part's mean squared error)"""
+        arrived = dict(zip(("k", "v"), self._sides.arrived(strategy), strict=True))
+        sent = {side: [getattr(group, side) for group in self._sides.groups] for side in ("k", "v")}
+        errors = []
+        for number, raw in enumerate(sent[part.side]):
+            ours, theirs = part.of(raw), part.of(arrived[part.side][number])
+            errors.append(float((ours.float() - theirs.float()).square().mean()))
+            mixed = sent[part.side][number] = raw.clone()
+            part.of(mixed).copy_(theirs)
+        scores = self._scores(self._log_probabilities(sent["k"], sent["v"]))
+        return self._summary.quality(f"{strategy} for {part}", scores), float(np.mean(errors))
 
     def ratio(self, strategy: Strategy) -> float:
         """Raw bytes ÷ bytes of the frames that would be sent."""
@@ -106,7 +152,13 @@ class Suite:
 
     def proxy(self, strategy: Strategy) -> float:
         """Relative squared error of attention's output, without a pass through the model; lower is better."""
-        return self._proxy.error(*self._sides.arrived(strategy))
+        return self._proxy.error(strategy)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, KV heads)"""
+        shape = self._sides.groups[0].k.shape
+        return shape[1], shape[2]
 
     def _buffer(self, x: torch.Tensor, asked: _Asked) -> torch.Tensor:
         batch, layers, heads, tokens, dim = x.shape
