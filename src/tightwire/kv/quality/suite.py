@@ -94,6 +94,7 @@ class Suite:
                 cells += [(task, length)] * prompts
                 self._asked.append(_Asked.of(examples))
                 groups.append(Group(*model.prefill(torch.tensor([e.prompt_ids[:-1] for e in examples]))))
+        progress(len(groups), len(groups))
         self._summary = Summary(cells, seed)
         self._sides = Sides(groups, chunk_tokens, cache_bytes, model.fingerprint)
         self._room = [(self._buffer(g.k, a), self._buffer(g.v, a)) for g, a in zip(groups, self._asked, strict=True)]
@@ -159,6 +160,10 @@ class Suite:
         """(layers, KV heads)"""
         shape = self._sides.groups[0].k.shape
         return shape[1], shape[2]
+
+    @property
+    def head_dim(self) -> int:
+        return self._sides.groups[0].k.shape[-1]
 
     def _buffer(self, x: torch.Tensor, asked: _Asked) -> torch.Tensor:
         batch, layers, heads, tokens, dim = x.shape
