@@ -17,9 +17,8 @@ import zstandard
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peers import cachegen
-
 from harness import Result, parser, publish, race
+from peers import cachegen
 from tightwire.kv import refmodel
 from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import decode_block, encode_block

@@ -59,7 +59,30 @@ bool decode(const uint8_t* symbols, const uint16_t* lo, const uint16_t* step, co
     });
 }
 
-void count(const uint8_t* symbols, size_t n, uint32_t counts[256]) {
+using u8n = Native<uint8_t>::V;
+
+// Few symbols: compared with each of them, eight at a time, which counters in registers hold.
+void count_few(const uint8_t* symbols, size_t n, int levels, uint32_t counts[256]) {
+    constexpr size_t kTurns = 255;  // until a counter of a byte is full
+    size_t at = 0;
+    for (; at + kNative <= n; at += std::min(kTurns, (n - at) / kNative) * kNative) {
+        const size_t turns = std::min(kTurns, (n - at) / kNative);
+        for (int first = 0; first < levels; first += 8) {
+            u8n seen[8] = {};
+            for (size_t t = 0; t < turns; ++t) {
+                const u8n x = load<u8n>(symbols + at + t * kNative);
+                TW_EACH(8, 8, j) { seen[j] -= (u8n)(x == uint8_t(first + j)); });
+            }
+            TW_EACH(8, 8, j) {
+                for (int lane = 0; lane < kNative; ++lane) counts[first + j] += seen[j][lane];
+            });
+        }
+    }
+    for (; at < n; ++at) ++counts[symbols[at]];
+}
+void count(const uint8_t* symbols, size_t n, int levels, uint32_t counts[256]) {
+    std::memset(counts, 0, 256 * sizeof counts[0]);
+    if (levels <= 32) return count_few(symbols, n, levels, counts);
     uint32_t four[4][256] = {};  // equal neighbours do not wait for each other
     size_t i = 0;
     for (; i + 8 <= n; i += 8) {
@@ -68,6 +91,19 @@ void count(const uint8_t* symbols, size_t n, uint32_t counts[256]) {
     }
     for (; i < n; ++i) ++four[0][symbols[i]];
     for (int s = 0; s < 256; ++s) counts[s] = four[0][s] + four[1][s] + four[2][s] + four[3][s];
+}
+
+uint8_t largest(const uint8_t* symbols, size_t n) {
+    u8n most{};
+    size_t i = 0;
+    for (; i + kNative <= n; i += kNative) {
+        const u8n x = load<u8n>(symbols + i);
+        most = x > most ? x : most;
+    }
+    uint8_t found = 0;
+    for (int lane = 0; lane < kNative; ++lane) found = std::max(found, most[lane]);
+    for (; i < n; ++i) found = std::max(found, symbols[i]);
+    return found;
 }
 
 // bf16 = sign, 8 bits of exponent, 7 of mantissa -> exponent, and sign with mantissa.
@@ -95,6 +131,6 @@ void merge(const uint8_t* exponents, const uint8_t* rest, size_t n, uint16_t* ou
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {TW_NAME, encode, decode, rans_put, rans_take, count, split, merge};
+const Kernels kernels = {TW_NAME, encode, decode, rans_put, rans_take, count, largest, split, merge};
 
 }  // namespace tightwire::TW_ISA

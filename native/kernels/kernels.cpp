@@ -286,7 +286,7 @@ NB_MODULE(_kernels, m) {
                   nb::gil_scoped_release release;
                   runs = encode_runs(k, r, [&](size_t s, uint8_t* to) {
                       std::memcpy(to, symbols.data() + s * r.count, r.count);
-                      return std::all_of(to, to + r.count, [&](uint8_t x) { return x < levels.data()[s]; });
+                      return k.largest(to, r.count) < levels.data()[s];
                   });
               }
               require(!runs.empty(), "a symbol is not below the number of levels of its segment");

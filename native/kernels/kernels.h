@@ -36,9 +36,8 @@ constexpr size_t kManySymbols = 16384;  // from here on, a run has kLanes lanes
 
 struct EncodeTable {
     uint32_t packed[256];  // frequency, and start << 16
-    float inverse[16];     // of the frequency, rounded down
-    float twice_inverse[16];  // twice that of the frequency, to nearest
-    bool few;              // at most 16 symbols
+    float inverse[16];     // of the frequency; a little less where it is not exact
+    int few;               // 8 or 16: no symbol is above; 0: one is
 };
 
 struct Kernels {
@@ -53,7 +52,9 @@ struct Kernels {
                          uint8_t* out);
     const uint8_t* (*rans_take)(const uint8_t* in, const uint8_t* begin, size_t count, const uint32_t* table, int lanes,
                                 uint32_t* states, uint8_t* symbols);
-    void (*count)(const uint8_t* symbols, size_t count, uint32_t counts[256]);
+    // How often each symbol occurs, those being below `levels`.
+    void (*count)(const uint8_t* symbols, size_t count, int levels, uint32_t counts[256]);
+    uint8_t (*largest)(const uint8_t* symbols, size_t count);
     void (*split)(const uint16_t* in, size_t count, uint8_t* exponents, uint8_t* rest);
     void (*merge)(const uint8_t* exponents, const uint8_t* rest, size_t count, uint16_t* out);
 };

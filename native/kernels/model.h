@@ -77,14 +77,14 @@ inline size_t read_frequencies(const uint8_t* in, size_t size, int levels, Frequ
 
 inline void make_encoder(const Frequencies& freq, EncodeTable& table) {
     uint32_t start = 0;
-    table.few = true;
+    int symbols = 0;
     for (int s = 0; s < 256; ++s) {
         table.packed[s] = freq[s] | start << 16;
-        if (s < 16) table.inverse[s] = freq[s] ? (1.0f / float(freq[s])) * (1.0f - 0x1p-22f) : 0.0f;
-        if (s < 16) table.twice_inverse[s] = freq[s] ? 2.0f / float(freq[s]) : 0.0f;
+        if (s < 16) table.inverse[s] = freq[s] < 2 ? float(freq[s]) : (1.0f / float(freq[s])) * (1.0f - 0x1p-22f);
         start += freq[s];
-        if (s >= 16 && freq[s]) table.few = false;
+        if (freq[s]) symbols = s + 1;
     }
+    table.few = symbols <= 8 ? 8 : symbols <= 16 ? 16 : 0;
 }
 
 // For each of 4096 slots: frequency << 20 | slot - start << 8 | symbol.

@@ -61,8 +61,8 @@ TW_INLINE __m512i gather(__m512i index, const uint32_t* table) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-// `Few`: at most 16 symbols, the tables are in registers.
-template <bool Few>
+// `Few` (of EncodeTable): the tables are in registers.
+template <int Few>
 TW_INLINE uint8_t* rans_put_16(const uint8_t* symbols, const EncodeTable& t, Turn& state, uint8_t* out) {
     const __m512i s = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)symbols));
     const __m512i packed = Few ? _mm512_permutexvar_epi32(s, _mm512_loadu_si512(t.packed))
@@ -130,38 +130,40 @@ TW_INLINE __m256i gather(__m256i index, const uint32_t* table) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(four(low)), four(high), 1);
 }
 
-// table[s] of 16 entries.
-TW_INLINE __m256i look_up(const void* table, __m256i s) {
+// table[s], its `Few` (of EncodeTable) entries in registers.
+template <int Few> TW_INLINE __m256i look_up(const void* table, __m256i s) {
     const __m256i low = _mm256_permutevar8x32_epi32(load<__m256i>(table), s);
+    if constexpr (Few == 8) return low;
     const __m256i high = _mm256_permutevar8x32_epi32(load<__m256i>((const char*)table + 32), s);
     const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(s, 28));
     return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high), upper));
 }
 
-template <bool Few> TW_INLINE uint8_t* rans_put_8(const uint8_t* symbols, const EncodeTable& t, __m256i& state, uint8_t* out) {
+template <int Few> TW_INLINE uint8_t* rans_put_8(const uint8_t* symbols, const EncodeTable& t, __m256i& state, uint8_t* out) {
     const __m256i s = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)symbols));
-    const __m256i packed = Few ? look_up(t.packed, s) : gather(s, t.packed);
+    const __m256i packed = Few ? look_up<Few>(t.packed, s) : gather(s, t.packed);
     const __m256i freq = _mm256_and_si256(packed, _mm256_set1_epi32(0xFFFF)), start = _mm256_srli_epi32(packed, 16);
     const __m256i stays = _mm256_cmpgt_epi32(freq, _mm256_srli_epi32(state, 20));
-    const int full = ~_mm256_movemask_ps(_mm256_castsi256_ps(stays)) & 0xFF;
+    const int full = _mm256_movemask_ps(_mm256_castsi256_ps(stays)) ^ 0xFF;
     const __m256i words = _mm256_and_si256(state, _mm256_set1_epi32(0xFFFF));
     const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128((__m128i*)out, _mm_shuffle_epi8(halves, load<__m128i>(kOrders.packed[full])));
     state = _mm256_blendv_epi8(_mm256_srli_epi32(state, 16), state, stays);
-    // The quotient is below 2^20. Of the state the lowest bit is dropped, so that a signed conversion does, and every
-    // factor is off by at most 2^-24: what comes out is right, or one too low or too high (exact for freq 1 and 2).
+    // The quotient is below 2^20. Without the state's lowest bit a signed conversion does: that makes the quotient too
+    // low by at most 1 / freq. Every rounding is off by at most 2^-24 of it.
     const __m256 half = _mm256_cvtepi32_ps(_mm256_srli_epi32(state, 1));
-    const __m256 twice = Few ? _mm256_castsi256_ps(look_up(t.twice_inverse, s))
-                             : _mm256_div_ps(_mm256_set1_ps(2.0f), _mm256_cvtepi32_ps(freq));
-    const __m256i q = _mm256_cvttps_epi32(_mm256_mul_ps(half, twice));
+    const __m256 ratio = Few ? _mm256_mul_ps(half, _mm256_castsi256_ps(look_up<Few>(t.inverse, s)))
+                             : _mm256_div_ps(half, _mm256_cvtepi32_ps(freq));
+    const __m256i q = _mm256_cvttps_epi32(_mm256_add_ps(ratio, ratio));
     const __m256i rest = _mm256_sub_epi32(state, _mm256_mullo_epi32(q, freq));
     const __m256i more = _mm256_sub_epi32(_mm256_set1_epi32(kProbs), freq);  // one more of q, freq less of the rest
-    const __m256i low = _mm256_cmpgt_epi32(freq, rest), high = _mm256_srai_epi32(rest, 31);
-    const __m256i next = _mm256_add_epi32(_mm256_add_epi32(_mm256_slli_epi32(q, kProbBits), rest), start);
-    state = _mm256_sub_epi32(_mm256_add_epi32(next, _mm256_andnot_si256(low, more)), _mm256_and_si256(high, more));
+    __m256i next = _mm256_add_epi32(_mm256_add_epi32(_mm256_slli_epi32(q, kProbBits), rest), start);
+    next = _mm256_add_epi32(next, _mm256_andnot_si256(_mm256_cmpgt_epi32(freq, rest), more));   // one too low
+    if (!Few) next = _mm256_sub_epi32(next, _mm256_and_si256(_mm256_srai_epi32(rest, 31), more));  // one too high
+    state = next;
     return out + 2 * __builtin_popcount(unsigned(full));
 }
-template <bool Few> TW_INLINE uint8_t* rans_put_16(const uint8_t* symbols, const EncodeTable& t, Turn& state, uint8_t* out) {
+template <int Few> TW_INLINE uint8_t* rans_put_16(const uint8_t* symbols, const EncodeTable& t, Turn& state, uint8_t* out) {
     out = rans_put_8<Few>(symbols, t, state.low, out);
     return rans_put_8<Few>(symbols + 8, t, state.high, out);
 }
@@ -199,7 +201,7 @@ TW_INLINE const uint8_t* rans_take_16(const uint8_t* in, const uint32_t* table, 
 #endif
 
 #ifdef __AVX2__
-template <bool Few>
+template <int Few>
 TW_INLINE uint8_t* rans_put_all(const uint8_t* symbols, size_t count, const EncodeTable& t, uint32_t* states, uint8_t* out) {
     Turn a = load<Turn>(states), b = load<Turn>(states + 16), c = load<Turn>(states + 32), d = load<Turn>(states + 48);
     for (size_t i = count; i;) {
@@ -224,8 +226,11 @@ inline uint8_t* rans_put(const uint8_t* symbols, size_t count, const EncodeTable
     for (int first = 0; first < int(count - whole); first += kTurn)
         out = rans_put_few(symbols + whole + first, std::min(kTurn, int(count - whole) - first), t, states + first, out);
 #ifdef __AVX2__
-    if (lanes == kLanes)
-        return t.few ? rans_put_all<true>(symbols, whole, t, states, out) : rans_put_all<false>(symbols, whole, t, states, out);
+    if (lanes == kLanes) {
+        if (t.few == 8) return rans_put_all<8>(symbols, whole, t, states, out);
+        if (t.few == 16) return rans_put_all<16>(symbols, whole, t, states, out);
+        return rans_put_all<0>(symbols, whole, t, states, out);
+    }
 #endif
     for (size_t i = whole; i;) {
         i -= size_t(lanes);

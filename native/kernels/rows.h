@@ -2,27 +2,22 @@
 // Included once per instruction set (see isa.cpp).
 #pragma once
 
-// Walsh-Hadamard over 32 * N values, N a power of two: first within vectors, then across them.
-template <int N, int H = 1> TW_INLINE void walsh_across(Pair* v) {
-    if constexpr (H < N) {
-        TW_EACH(N, N, i) {
-            if (!(i & H)) {
-                Pair a = v[i], b = v[i + H];
-                v[i] = {a.even + b.even, a.odd + b.odd};
-                v[i + H] = {a.even - b.even, a.odd - b.odd};
-            }
-        });
-        walsh_across<N, 2 * H>(v);
-    }
-}
+// Walsh-Hadamard over 32 * N values, N a power of two: one half after the other, so that few registers are alive.
 // `first`: whether the butterflies of neighbours are still to be done.
 template <int N> TW_INLINE void walsh(Pair* v, bool first) {
-    TW_EACH(N, N, i) {
-        const Pair x = first ? Pair{v[i].even + v[i].odd, v[i].even - v[i].odd} : v[i];
-        v[i].even = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(x.even))));
-        v[i].odd = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(x.odd))));
-    });
-    walsh_across<N>(v);
+    if constexpr (N == 1) {
+        const Pair x = first ? Pair{v->even + v->odd, v->even - v->odd} : *v;
+        v->even = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(x.even))));
+        v->odd = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(x.odd))));
+    } else {
+        walsh<N / 2>(v, first);
+        walsh<N / 2>(v + N / 2, first);
+        TW_EACH(N / 2, 0, i) {
+            const Pair a = v[i], b = v[i + N / 2];
+            v[i] = {a.even + b.even, a.odd + b.odd};
+            v[i + N / 2] = {a.even - b.even, a.odd - b.odd};
+        });
+    }
 }
 // n pairs are cut into powers of two, largest first (5 = 4 + 1): a block-diagonal Hadamard.
 template <int N> TW_INLINE void walsh_blocks(Pair* v, int n, bool first) {
@@ -100,6 +95,8 @@ TW_INLINE void store_upper(uint16_t* out, u32n x, int count) {
     }
 }
 
+constexpr int kTile = 16;  // cells
+
 // Parameters of up to kLanes32 cells from bf16-floored minima (fp32 bits) and maxima; false when one is not finite.
 // Lanes past `count` hold zeros.
 TW_INLINE bool close_cells(u32n low, f32n max, float inverse_top, int count, uint16_t* lo, uint16_t* step, float* base,
@@ -120,11 +117,11 @@ TW_INLINE bool close_cells(u32n low, f32n max, float inverse_top, int count, uin
 template <int N, int G, Mode M, class To>
 [[gnu::noinline]] bool encode_tiles(const uint16_t* in, const Shape& s, const Weights& w, int levels,
                                     uint16_t* lo, uint16_t* step, To& to) {
-    constexpr int cells = N / G, most = kLanes32 / cells;  // rows of a tile
+    constexpr int cells = N / G, most = kTile / cells;  // rows of a tile
     static_assert(M != Mode::plain && cells <= 2);
     const float inverse_top = 1.0f / float(levels - 1);
     alignas(64) Pair tile[most * N];
-    alignas(64) float base[kLanes32], inverse[kLanes32];
+    alignas(64) float base[kTile], inverse[kTile];
     u16x32 widest{};  // to find NaN and Inf where the rotation does not show them
     for (size_t left = s.rows; left;) {
         const int rows = left < size_t(most) ? int(left) : most;
@@ -169,12 +166,17 @@ template <int N, int G, Mode M, class To>
                 high[r] = highs[0];
                 TW_EACH(N, N, i) { tile[r * N + i] = row[i]; });
             }
-            u32n bottom = (u32n)merge_all<cells>(low);
-            const u32n inexact = (u32n)((bottom & 0xFFFFu) != 0) & (bottom >> 31 << 16);
-            bottom = (bottom & 0xFFFF0000u) + inexact;  // rounded down to bf16: away from zero when negative
-            const f32n top = -merge_all<cells>(high);
-            fits = close_cells(bottom, top, inverse_top, rows * cells, lo, step, base, inverse);
-            if constexpr (M == Mode::rotate) fits &= !any(~(u32n)(((f32n)bottom > -kBound) & (top < kBound)));
+            fits = true;
+            TW_EACH(kTile / kLanes32, 0, part) {
+                constexpr int step_rows = kLanes32 / cells;
+                u32n bottom = (u32n)merge_all<cells>(low + part * step_rows);
+                const u32n inexact = (u32n)((bottom & 0xFFFFu) != 0) & (bottom >> 31 << 16);
+                bottom = (bottom & 0xFFFF0000u) + inexact;  // rounded down to bf16: away from zero when negative
+                const f32n top = -merge_all<cells>(high + part * step_rows);
+                const int first = part * kLanes32, count = std::min(std::max(rows * cells - first, 0), kLanes32);
+                fits &= close_cells(bottom, top, inverse_top, count, lo + first, step + first, base + first, inverse + first);
+                if constexpr (M == Mode::rotate) fits &= !any(~(u32n)(((f32n)bottom > -kBound) & (top < kBound)));
+            });
         }
         for (int r = 0; r < rows; ++r) {
             TW_EACH(N, N, i) {

@@ -33,7 +33,7 @@ bool encode_run(const Kernels& k, const Runs& r, size_t first, size_t end,
         if (!provide(s, at)) return false;
         if (r.tables) continue;
         uint32_t here[256];
-        k.count(at, r.count, here);
+        k.count(at, r.count, r.levels[s], here);
         auto& sum = counts[r.levels[s]];
         for (int i = 0; i < 256; ++i) sum[i] += here[i];
     }
