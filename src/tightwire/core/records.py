@@ -26,9 +26,21 @@ class Bars(msgspec.Struct, frozen=True, tag=True):
     log: bool = False
 
 
+class Cloud(msgspec.Struct, frozen=True, tag=True):
+    """Points in three dimensions: `points[series][i]` on the `axes`, of which those named in `log` are logarithmic;
+    `labels[series][i]` is written at a point unless it is empty."""
+
+    title: str
+    axes: list[str]
+    series: list[str]
+    points: list[list[tuple[float, float, float]]]
+    labels: list[list[str]]
+    log: list[str] = []
+
+
 class Page(msgspec.Struct, frozen=True):
     """A report: a title, an introduction, pictures and tables in their order."""
 
     title: str
     introduction: str
-    sections: list[Table | Bars]
+    sections: list[Table | Bars | Cloud]

@@ -1,0 +1,88 @@
+"""What a model brings to a run before any strategy is measured: calibration KV, tables made from it, its rotary stage.
+
+The prompts are others than those on which quality is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tightwire.kv.block import F32, KVBlock, to_float32
+from tightwire.kv.engines.batched import BatchedModel
+from tightwire.kv.profiler.rates import SideName
+from tightwire.kv.profiler.space import Calibrated
+from tightwire.kv.quality.prompts import Prompts
+from tightwire.kv.stages.base import Place, Stage
+from tightwire.kv.stages.transforms import rope
+from tightwire.kv.stages.transforms.equalize import Equalize
+from tightwire.kv.stages.transforms.pca import Pca
+from tightwire.kv.strategy import Strategy
+from tightwire.kv.tables import Table
+
+_OTHER_SEED = 7919  # prompts of quality suites have small seeds
+_TASKS = ("text", "lookup", "copy", "recall")
+_TIMED = ("text", "lookup")
+_TOKENS = 512
+_TIMED_TOKENS = 256
+
+
+class Calibration:
+    """`requests`: KV of whole prompts; `blocks`: some of them as they would be sent, in chunks, for rates."""
+
+    def __init__(self, model: BatchedModel, chunk_tokens: int, seed: int = 0, tokens: int = _TOKENS) -> None:
+        self._model, prompts = model, Prompts(model.tokenizer)
+        self.requests: dict[str, KVBlock] = {}
+        for task in _TASKS:
+            (example,) = prompts.make(task, tokens, 1, _OTHER_SEED + seed)
+            k, v = model.prefill(torch.tensor([example.prompt_ids]))
+            self.requests[task] = KVBlock(k[0], v[0])
+        self.blocks = [chunk for task in _TIMED for chunk in _cut(self.requests[task]).token_chunks(chunk_tokens)]
+
+    def make(self, folder: Path) -> Calibrated:
+        """Tables from all requests, saved in `folder`."""
+        stage = _rope_stage(self._model, folder)
+        out = [Strategy.parse(f"{stage}+uniform+pack").k.stages[0]] if stage else []
+        made = {
+            "pca.k": self._table(Pca(over="heads", keep=100), "k", out),
+            "pca.v": self._table(Pca(over="heads", keep=100), "v", []),
+            "equalize.k": self._table(Equalize(), "k", []),
+            "equalize.v": self._table(Equalize(), "v", []),
+        }
+        for table in made.values():
+            table.save(folder)
+        return Calibrated({use: table.name for use, table in made.items()}, stage)
+
+    def _table(self, stage: Stage, side: SideName, before: Sequence[Stage]) -> Table:
+        samples: list[F32] = []
+        for request in self.requests.values():
+            x = to_float32(getattr(request, side))
+            for each in before:
+                x, _ = each.forward(x, Place(side=side))  # type: ignore[attr-defined]
+            samples.append(x)
+        return stage.calibrate(samples, self._model.fingerprint)
+
+
+def _cut(request: KVBlock) -> KVBlock:
+    """Its first tokens, as if they were a request."""
+    return KVBlock(request.k[:, :, :_TIMED_TOKENS], request.v[:, :, :_TIMED_TOKENS])
+
+
+def _rope_stage(model: BatchedModel, folder: Path) -> str:
+    """The stage `rope` with this model's frequencies as text; empty if its K is not rotated as a whole."""
+    config = model.model.config
+    rotary = next((m for m in model.model.modules() if hasattr(m, "inv_freq")), None)
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if rotary is None or 2 * rotary.inv_freq.numel() != dim:
+        return ""
+    scale = float(getattr(rotary, "attention_scaling", 1.0))
+    theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta") or getattr(config, "rope_theta", 0)
+    if scale == 1.0 and theta >= 2 and theta == int(theta):
+        plain = float(theta) ** (-torch.arange(0, dim, 2).double() / dim)
+        if torch.allclose(rotary.inv_freq.double(), plain, rtol=1e-5, atol=0):
+            return f"rope:theta={int(theta)}"
+    table = rope.from_inverse_frequencies(rotary.inv_freq.float().numpy(), model.fingerprint, scale)
+    table.save(folder)
+    return f"rope:table={table.name}"
