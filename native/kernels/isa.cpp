@@ -49,10 +49,10 @@ bool encode(const uint16_t* in, const Shape& s, Mode mode, const Weights& w, int
     });
 }
 bool decode(const uint8_t* symbols, const uint16_t* lo, const uint16_t* step, const Shape& s, Mode mode,
-            const Weights& w, int levels, int bits, uint16_t* out) {
+            const Weights& w, int levels, int bits, bool past_caches, uint16_t* out) {
     return by_mode(s, mode, [&]<int N, int G, Mode M>() {
         auto rows = [&](auto from) {
-            decode_rows<N, G, M>(from, lo, step, s, w, levels, out);
+            decode_rows<N, G, M>(from, lo, step, s, w, levels, past_caches, out);
             return from.below();
         };
         return bits ? rows(PackSource(symbols, s.rows * s.dim, bits, levels)) : rows(ByteSource{symbols});

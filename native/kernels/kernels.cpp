@@ -58,6 +58,8 @@ void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
+constexpr size_t kCached = 16u << 20;
+
 int bits_for(int levels) {
     int bits = 1;
     while ((1 << bits) < levels) ++bits;
@@ -110,6 +112,8 @@ struct Tensor {
         require(mode == Mode::plain || (down.of(0) && up.of(0)), "this mode needs weights");
         require(mode != Mode::scale || offset.of(0), "this mode needs offsets");
     }
+    // Whether its values are more than caches hold.
+    bool past_caches() const { return segments * count() * sizeof(uint16_t) >= kCached; }
     size_t count() const { return shape.rows * shape.dim; }
     size_t cells() const { return shape.rows * (shape.dim / shape.group); }
     Weights weights(size_t s) const { return {down.of(s), up.of(s), offset.of(s)}; }
@@ -219,7 +223,8 @@ NB_MODULE(_kernels, m) {
               std::atomic<bool> good{true};
               parallel(t.segments, [&](size_t s) {
                   if (!k.decode(data.data() + starts[s], lo.data() + s * t.cells(), step.data() + s * t.cells(), t.shape,
-                                t.mode, t.weights(s), t.levels[s], packed ? bits_for(t.levels[s]) : 0, segment(out, s)))
+                                t.mode, t.weights(s), t.levels[s], packed ? bits_for(t.levels[s]) : 0, t.past_caches(),
+                                segment(out, s)))
                       good = false;
               });
               return bool(good);
@@ -266,7 +271,7 @@ NB_MODULE(_kernels, m) {
               nb::gil_scoped_release release;
               return decode_runs(k, r, data.data(), data.shape(0), [&](size_t s, const uint8_t* from) {
                   return k.decode(from, lo.data() + s * t.cells(), step.data() + s * t.cells(), t.shape, t.mode,
-                                  t.weights(s), t.levels[s], 0, segment(out, s));
+                                  t.weights(s), t.levels[s], 0, t.past_caches(), segment(out, s));
               });
           },
           "data"_a, "levels"_a, "mode"_a, "up"_a, "offset"_a, "lo"_a, "step"_a, "table_levels"_a, "frequencies"_a,

@@ -45,9 +45,9 @@ struct Kernels {
     // bits 1..8: packed; 0: one symbol to a byte. False if a value or a parameter is not finite: nothing is usable.
     bool (*encode)(const uint16_t* in, const Shape&, Mode, const Weights&, int levels, int bits,
                    uint16_t* lo, uint16_t* step, uint8_t* symbols);
-    // False if a packed symbol is not below `levels`.
+    // False if a packed symbol is not below `levels`. past_caches: nobody reads `out` soon.
     bool (*decode)(const uint8_t* symbols, const uint16_t* lo, const uint16_t* step, const Shape&, Mode,
-                   const Weights&, int levels, int bits, uint16_t* out);
+                   const Weights&, int levels, int bits, bool past_caches, uint16_t* out);
     uint8_t* (*rans_put)(const uint8_t* symbols, size_t count, const EncodeTable&, int lanes, uint32_t* states,
                          uint8_t* out);
     const uint8_t* (*rans_take)(const uint8_t* in, const uint8_t* begin, size_t count, const uint32_t* table, int lanes,

@@ -214,9 +214,11 @@ template <int N, int G, class To>
         for (int i = rows * cells; i < 16; ++i) low[i] = high[i] = _mm256_setzero_si256();
         for (int r = 0; r < rows; ++r)
             TW_EACH(cells, cells, c) {
+                __builtin_prefetch(in + (r * N + c * G) * 32 + kAhead);
                 i16x32 bottom = ordered(load<u16x32>(in + (r * N + c * G) * 32)), top = bottom;
                 TW_EACH(G, G, i) {
                     if (i) {
+                        __builtin_prefetch(in + (r * N + c * G + i) * 32 + kAhead);
                         const i16x32 key = ordered(load<u16x32>(in + (r * N + c * G + i) * 32));
                         bottom = min2(key, bottom);
                         top = max2(key, top);
@@ -401,10 +403,15 @@ constexpr int kFew = 0;
 // N: vectors of 32 a row; G: a cell; 0: known only at run time.
 template <int N, int G, Mode M, class From>
 [[gnu::noinline]] void decode_rows(From& from, const uint16_t* lo, const uint16_t* step, const Shape& s,
-                                   const Weights& w, [[maybe_unused]] int levels, uint16_t* out) {
+                                   const Weights& w, [[maybe_unused]] int levels, bool past_caches, uint16_t* out) {
     const int n = N ? N : int(s.dim / 32), group = G ? G : int(s.group / 32);
     constexpr int most = N ? N : int(kMaxDim / 32), cells = G ? N / G : 0;
     uint16_t* const begin = out;
+    past_caches &= reinterpret_cast<uintptr_t>(out) % kNative == 0;
+    auto put = [&](int i, const u16x32& values) __attribute__((always_inline)) {
+        if (past_caches) stream(out + 32 * i, values);
+        else store(out + 32 * i, values);
+    };
     uint16_t huge = 0;
     if constexpr (M == Mode::scale)
         for (size_t i = 0; i < s.dim; ++i)
@@ -421,7 +428,7 @@ template <int N, int G, Mode M, class From>
 #ifdef __AVX2__
             if (M == Mode::plain && levels <= kFew) {
                 const CellValues values(base, width);
-                TW_EACH(G, group, i) { store(out + 32 * (c * group + i), values[take(i)]); });
+                TW_EACH(G, group, i) { put(c * group + i, values[take(i)]); });
                 return;
             }
 #endif
@@ -455,8 +462,11 @@ template <int N, int G, Mode M, class From>
                 row[i].even += load<f32x16>(w.offset + 32 * i);
                 row[i].odd += load<f32x16>(w.offset + 32 * i + 16);
             }
-            store(out + 32 * i, narrow(row[i]));
+            put(i, narrow(row[i]));
         });
     }
+#ifdef __AVX2__
+    if (past_caches) _mm_sfence();
+#endif
     if (huge) clip(begin, s.rows * s.dim);
 }

@@ -127,6 +127,18 @@ template <class V> TW_INLINE void store(void* p, const V& v) {
     std::memcpy(p, &v, sizeof v);
 }
 
+// Past the caches: where nothing will be read again soon, a line need not be fetched before it is overwritten.
+// `p` is aligned to kNative.
+template <class V> TW_INLINE void stream(void* p, const V& v) {
+#if defined(__AVX512BW__)
+    _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#elif defined(__AVX2__)
+    TW_EACH(V::kParts, 0, i) { _mm256_stream_si256((__m256i*)p + i, (__m256i)v.p[i]); });
+#else
+    store(p, v);
+#endif
+}
+
 // --- minima and maxima ---
 
 TW_INLINE f32n least(f32n a, f32n b) {

@@ -27,7 +27,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, eq=False)
 class KVBlock:
-    """K and V, each `[L, H, T, D]` on the CPU, bf16, fp16 or fp32, of the layers from `layer_start` on
+    """K and V, each `[L, H, T, D]` on one device, bf16, fp16 or fp32, of the layers from `layer_start` on
     and the token positions from `token_start` on.
 
     `total_layers`, `total_tokens`: those of the whole request, where it is known (0: this block is where it ends);
@@ -100,5 +100,5 @@ def from_float32(x: F32, dtype: torch.dtype) -> torch.Tensor:
 
 
 def as_bytes(x: torch.Tensor) -> U8:
-    """The memory of a tensor as uint8 `[nbytes]` (a view where x is contiguous)."""
-    return x.contiguous().view(torch.uint8).reshape(-1).numpy()
+    """The memory of a tensor as uint8 `[nbytes]` on the CPU (a view where x is contiguous and there)."""
+    return x.contiguous().view(torch.uint8).reshape(-1).cpu().numpy()

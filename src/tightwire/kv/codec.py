@@ -31,6 +31,7 @@ from tightwire.kv.tables import MissingTableError
 
 _LENGTH_BYTES = 4  # of side information
 _RAW = Raw()
+_CPU = torch.device("cpu")
 
 
 def encode_block(block: KVBlock, strategy: Strategy, fingerprint: str = "", *, native_kernels: bool = True) -> memoryview:
@@ -74,8 +75,9 @@ def decode_block(
     limits: wire.Limits | None = None,
     *,
     native_kernels: bool = True,
+    device: torch.device | str = "cpu",
 ) -> KVBlock:
-    """The KVBlock of a frame. Raises FrameError: whatever `frame.parse` refuses, `fingerprint` if it is another
+    """The KVBlock of a frame, on `device`. Raises FrameError: whatever `frame.parse` refuses, `fingerprint` if it is another
     model's, `strategy` if it cannot be read here, `table` if it needs one that is not here, `payload` if the bytes do
     not hold what the header states."""
     if not isinstance(frame, wire.Frame):
@@ -91,7 +93,7 @@ def decode_block(
     span = (header.exact_layers, header.exact_tokens)
     try:
         k, v = (
-            _decode_side(data, chain, span, shape, DTYPES[header.dtype], place, native_kernels)
+            _decode_side(data, chain, span, shape, DTYPES[header.dtype], place, native_kernels, torch.device(device))
             for data, chain, place in (
                 (frame.k, strategy.k, Place(header.layer_start, header.token_start, "k")),
                 (frame.v, strategy.v, Place(header.layer_start, header.token_start, "v")),
@@ -128,23 +130,24 @@ def _encode_side(x: torch.Tensor, chain: Chain, span: Span, place: Place, native
 
 
 def _decode_side(
-    data: memoryview, chain: Chain, span: Span, shape: Shape, dtype: torch.dtype, place: Place, native: bool
-) -> torch.Tensor:
+    data: memoryview, chain: Chain, span: Span, shape: Shape, dtype: torch.dtype, place: Place, native: bool,
+    device: torch.device,
+) -> torch.Tensor:  # fmt: skip
     (first, last), (head, tail) = span
     inner_shape = (shape[0] - first - last, shape[1], shape[2] - head - tail, shape[3])
     inner_place = Place(place.layer_start + first, place.token_start + head, place.side)
     if span == ((0, 0), (0, 0)):
-        return decode_tensor(data, chain, inner_shape, dtype, inner_place, native)
+        return decode_tensor(data, chain, inner_shape, dtype, inner_place, native, device)
     exact_bytes = (int(np.prod(shape)) - int(np.prod(inner_shape))) * dtype.itemsize
     if len(data) < exact_bytes:
         raise FrameError("payload", f"the exact parts take {exact_bytes} bytes, got {len(data)}")
-    out, at = torch.empty(shape, dtype=dtype), 0
+    out, at = torch.empty(shape, dtype=dtype, device=device), 0
     for part in _exact_parts(out, span):
         size = part.numel() * dtype.itemsize
         part.copy_(_RAW.decode(data[at : at + size], (*part.shape,), dtype))
         at += size
     if int(np.prod(inner_shape)):
-        _inner(out, span).copy_(decode_tensor(data[at:], chain, inner_shape, dtype, inner_place, native))
+        _inner(out, span).copy_(decode_tensor(data[at:], chain, inner_shape, dtype, inner_place, native, device))
     else:
         require_bytes("a wholly exact block", data, exact_bytes)
     return out
@@ -153,11 +156,12 @@ def _decode_side(
 def encode_tensor(x: torch.Tensor, chain: Chain, place: Place, native_kernels: bool = True) -> list[Buffer]:
     """K or V `[L, H, T, D]` through `chain`, as parts that belong one after the other: side information of the
     transforms, parameters of the quantizer, symbols; or the lossless bytes. NotFiniteError for NaN and Inf."""
-    if isinstance(chain.last, Lossless):
-        return chain.last.encode(x)
     done = fused.encode(x, chain, place) if native_kernels else None
     if done is not None:
         return done
+    x = x.cpu()
+    if isinstance(chain.last, Lossless):
+        return chain.last.encode(x)
     values = to_float32(x)
     if not np.isfinite(values).all():
         raise NotFiniteError("values hold NaN or Inf")
@@ -166,17 +170,18 @@ def encode_tensor(x: torch.Tensor, chain: Chain, place: Place, native_kernels: b
 
 
 def decode_tensor(
-    data: memoryview, chain: Chain, shape: Shape, dtype: torch.dtype, place: Place, native_kernels: bool = True
-) -> torch.Tensor:
-    """The inverse of `encode_tensor`, as a tensor of `shape` and `dtype`."""
-    if isinstance(chain.last, Lossless):
-        return chain.last.decode(data, shape, dtype)
+    data: memoryview, chain: Chain, shape: Shape, dtype: torch.dtype, place: Place, native_kernels: bool = True,
+    device: torch.device = _CPU,
+) -> torch.Tensor:  # fmt: skip
+    """The inverse of `encode_tensor`, as a tensor of `shape` and `dtype` on `device`."""
     if native_kernels:
-        done = fused.decode(data, chain, shape, dtype, place)
+        done = fused.decode(data, chain, shape, dtype, place, device)
         if done is not None:
             return done
+    if isinstance(chain.last, Lossless):
+        return chain.last.decode(data, shape, dtype).to(device)
     with np.errstate(over="ignore", invalid="ignore"):  # what goes past the range of fp32 is clipped
-        return from_float32(_decode_values(data, chain.stages, shape, place), dtype)
+        return from_float32(_decode_values(data, chain.stages, shape, place), dtype).to(device)
 
 
 def _encode_values(x: F32, stages: Sequence[Stage], place: Place) -> list[Buffer]:

@@ -1,1 +1,1 @@
-"""One table of kernels: `native` (C++, chosen by processor) and `reference` (numpy), equal bit for bit by test."""
+"""Kernels of the codec: native (C++) and Triton, chosen by device in `table`; `reference` and `rans` are the contract."""

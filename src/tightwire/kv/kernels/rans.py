@@ -89,7 +89,7 @@ def _encode_run(symbols: U8, levels: U16, static: dict[int, U16] | None) -> byte
             freq = normalise(np.bincount(symbols[levels == count].reshape(-1), minlength=256))
             tables = {**tables, count: freq}
             used = np.flatnonzero(freq)
-            head += bytes([int(used[0]), int(used[-1])]) + _pack12(freq[used[0] : used[-1]])
+            head += bytes([int(used[0]), int(used[-1])]) + pack12(freq[used[0] : used[-1]])
     lanes = _lanes(symbols.size)
     states, words = np.full(lanes, LOW, np.uint64), []
     for segment in range(len(symbols) - 1, -1, -1):
@@ -111,7 +111,7 @@ def _decode_run(data: U8, levels: U16, static: dict[int, U16] | None, out: U8) -
     tables, at = static or {}, 0
     if static is None:
         for count in map(int, np.unique(levels)):
-            freq, at = _read_frequencies(data, at, count)
+            freq, at = read_frequencies(data, at, count)
             tables = {**tables, count: freq}
     lanes = _lanes(out.size)
     end = len(data) - 4 * lanes
@@ -147,7 +147,7 @@ def _decode_run(data: U8, levels: U16, static: dict[int, U16] | None, out: U8) -
         raise FrameError("payload", "a run does not end where it began")
 
 
-def _read_frequencies(data: U8, at: int, levels: int) -> tuple[U16, int]:
+def read_frequencies(data: U8, at: int, levels: int) -> tuple[U16, int]:
     """(frequencies `[256]`, where they end)"""
     wrong = FrameError("payload", "a frequency table is not one that an encoder writes")
     if len(data) - at < 2:
@@ -166,7 +166,7 @@ def _read_frequencies(data: U8, at: int, levels: int) -> tuple[U16, int]:
     return freq, at + 2 + size
 
 
-def _pack12(freq: U16) -> bytes:
+def pack12(freq: U16) -> bytes:
     planes = np.unpackbits(freq.astype("<u2")[:, None].view(np.uint8), axis=1, bitorder="little")[:, :PROB_BITS]
     return np.packbits(planes.reshape(-1), bitorder="little").tobytes()
 

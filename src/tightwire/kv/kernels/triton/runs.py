@@ -87,7 +87,7 @@ class Runs:
             frequencies = [rans.normalise(each) for each in counts]
             for (run, _), freq in zip(self.keys, frequencies, strict=True):
                 used = np.flatnonzero(freq)
-                heads[run] += bytes([int(used[0]), int(used[-1])]) + rans._pack12(freq[used[0] : used[-1]])
+                heads[run] += bytes([int(used[0]), int(used[-1])]) + rans.pack12(freq[used[0] : used[-1]])
         freq = np.stack(frequencies).astype(np.int32)
         return self.there(freq | (np.cumsum(freq, axis=1, dtype=np.int32) - freq) << 16), heads
 
@@ -105,7 +105,7 @@ class Runs:
             if not self.is_static:
                 first = run * self.per_run
                 for levels in np.unique(self.levels[first : first + self.per_run]):
-                    freq, at = rans._read_frequencies(data[:end], at, int(levels))
+                    freq, at = rans.read_frequencies(data[:end], at, int(levels))
                     frequencies.append(freq)
             words_end = end - 4 * self.lanes(run)
             if words_end < at or (words_end - at) % 2:
