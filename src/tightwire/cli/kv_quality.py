@@ -24,7 +24,7 @@ _LENGTHS = typer.Option("128,256,512,1024", help="Lengths of the prompts in toke
 _PROMPTS = typer.Option(8, min=1, max=1000, help="Prompts for each task and length.")
 _SEED = typer.Option(0, help="Of the prompts and of the intervals.")
 _JSON = typer.Option(None, "--json", metavar="FILE", help="Also write the record to FILE.")
-_STRATEGY = "hadamard+uniform:levels=6+pack"
+_STRATEGY = "uniform:levels=4+pack"
 
 
 def quality(

@@ -1,7 +1,8 @@
 """Sensitivity: how much quality is lost when one part of the KV alone is compressed and all else stays raw.
 
 Parts: K and V as a whole, of each layer, of each head. loss = 1 − relative (`quality.record`). Heads' losses rank the heads
-for `mixed`, and weigh the distortion of heads for `allocate`: loss ÷ mean squared error, the slope of loss over distortion.
+for `mixed`, and weigh the distortion of heads for `allocate`: √(loss ÷ mean squared error). The slope itself is that of one
+distortion, and loss is far from linear in it; half of it in logarithms lost less than all or nothing (docs/quality.md).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tightwire.kv.strategy import Strategy
 from tightwire.kv.tables import Table
 
 F64 = npt.NDArray[np.float64]
-_SMALLEST = 1e-6  # of a weight, relative to the largest: a head without measured loss is not free
+_SMALLEST = 1e-3  # of a weight, relative to the largest: a head without measured loss is not free
 
 
 class SideSensitivity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +51,7 @@ class Sensitivity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         transforms keep squared distances (none, `hadamard`, `rope`)."""
         found: SideSensitivity = getattr(self, side)
         loss, error = np.maximum(found.heads, 0.0), np.array(found.errors)
-        weight = np.divide(loss, error, out=np.zeros_like(loss), where=error > 0)
+        weight = np.sqrt(np.divide(loss, error, out=np.zeros_like(loss), where=error > 0))
         if not weight.max() > 0:
             raise ConfigError(
                 f"strategy={self.strategy!r} loses nothing in any head of {side.upper()}; take a coarser one"
