@@ -6,16 +6,17 @@ from typing import Literal
 
 import msgspec
 
-AnomalyClass = Literal["H1", "H2", "undetermined"]
+AnomalyClass = Literal["H1", "H2", "H3", "undetermined"]
 TITLES = {
     "H1": "a rank never entered the collective that the others wait in",
     "H2": "ranks made different calls where all should make the same",
+    "H3": "all entered the collective, and its bytes do not move",
     "undetermined": "undetermined",
 }
 
 
 class Verdict(msgspec.Struct, frozen=True, rename={"anomaly": "class"}):
-    """`anomaly` is the class (`class` in JSON). `since_s` and `at_s` are on the host's monotonic clock."""
+    """`anomaly` is the class (`class` in JSON). A guilty link is `a-b`, two ranks. `since_s` and `at_s` are on the host's monotonic clock."""
 
     anomaly: AnomalyClass
     guilty_ranks: list[int]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tightwire.ccl import evidence
+from tightwire.ccl import evidence, transport
 from tightwire.ccl.agent import Agent
-from tightwire.ccl.analyzer import inconsistent, judge, not_entered
+from tightwire.ccl.analyzer import inconsistent, judge, not_entered, stopped, wait_for
 from tightwire.ccl.analyzer.inconsistent import Inconsistency
 from tightwire.ccl.analyzer.not_entered import Suspect
+from tightwire.ccl.analyzer.stopped import Stopped
 from tightwire.ccl.collector import Collector
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.rounds import Round
+from tightwire.ccl.transport import Connection
 from tightwire.ccl.verdict import Verdict
 from tightwire.core.clock import Clock
 
@@ -25,6 +27,7 @@ class Watcher:
         self._agent, self._clock = agent, clock
         self.collector = Collector()
         self._before: tuple[int, ...] = ()
+        self._first_look: tuple[float, list[Connection]] | None = None
         self._mixed: dict[tuple[int, int], Round] = {}
 
     def wait(self) -> None:
@@ -37,6 +40,9 @@ class Watcher:
         if different is not None:
             seen = self._evidence(different.guilty or different.round.called)
             return judge.inconsistent(different, ranks, groups, seen, self._clock.now_s())
+        still = self._stopped()
+        if still is not None:
+            return judge.stopped(still, groups, self._clock.now_s())
         suspects = self._not_entered()
         if suspects:
             seen = self._evidence(s.rank for s in suspects if s.how != "left")
@@ -54,6 +60,23 @@ class Watcher:
             if found is not None:
                 return found
         return None
+
+    def _stopped(self) -> Stopped | None:
+        """Looks at the transport only while somebody waits for it, and compares two such looks."""
+        ranks, now_s = self.collector.ranks, self._clock.now_s()
+        waits = stopped.stuck(ranks, wait_for.waits(ranks, self.collector.groups), now_s)
+        if not waits or any(not view.sample.alive or view.sample.stopped for view in ranks.values()):
+            self._first_look = None
+            return None
+        if self._first_look is None:
+            self._first_look = now_s, self._connections()
+        if now_s - self._first_look[0] < stopped.BETWEEN_S:
+            return None
+        before, self._first_look = self._first_look[1], (now_s, self._connections())
+        return stopped.find(waits, ranks, before, self._first_look[1])
+
+    def _connections(self) -> list[Connection]:
+        return transport.connections({rank: view.sample.pid for rank, view in self.collector.ranks.items()})
 
     def _not_entered(self) -> list[Suspect]:
         """Suspects that were there twice in a row, or whose process is gone: that does not pass."""

@@ -74,8 +74,12 @@ def run_demo(console: Console) -> None:
 
 def show(console: Console, verdict: Verdict) -> None:
     """A panel for one verdict."""
-    ranks = ", ".join(map(str, verdict.guilty_ranks))
-    lines = [f"guilty: rank {ranks} — {verdict.cause}", *(f"• {line}" for line in verdict.evidence)]
+    who = "nobody can be named"
+    if verdict.guilty_ranks:
+        who = f"rank {', '.join(map(str, verdict.guilty_ranks))}"
+    elif verdict.guilty_links:
+        who = f"link {', '.join(verdict.guilty_links)}"
+    lines = [f"guilty: {who} — {verdict.cause}", *(f"• {line}" for line in verdict.evidence)]
     lines.append(
         f"said {verdict.time_to_verdict_s:.1f} s after it was last seen to move; confidence {verdict.confidence}"
     )

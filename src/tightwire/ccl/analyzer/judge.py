@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from tightwire.ccl.analyzer.inconsistent import Inconsistency, value
 from tightwire.ccl.analyzer.not_entered import Suspect
+from tightwire.ccl.analyzer.stopped import Stopped
 from tightwire.ccl.collector import RankView
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.probe.process import STATES
@@ -86,6 +87,36 @@ def inconsistent(
         operation=operation(found.expected.op),
         sequence=sequence,
         waiting_ranks=sorted(set(found.round.called) - set(found.round.ended_ns) - set(found.guilty)),
+        evidence=lines,
+        since_s=found.since_s,
+        at_s=now_s,
+    )
+
+
+def stopped(found: Stopped, groups: Mapping[int, GroupFacts], now_s: float) -> Verdict:
+    """An H3 verdict: one link, several, or the device of one rank."""
+    wait, name = found.wait, _group_name(found.wait.group, groups)
+    links = [f"{a}-{b}" for a, b in found.pairs]
+    where = "link" if len(links) == 1 else "links"
+    cause = f"{where} {', '.join(links)}: nothing gets through"
+    if found.device is not None:
+        cause = f"network device of rank {found.device}: nothing gets through to or from {len(links)} other ranks"
+    lines = [f"all ranks have entered {operation(wait.op)} number {wait.sequence} of group {name!r}; none is missing"]
+    for each in found.connections:
+        lines.append(
+            f"rank {each.rank} → rank {each.peer} ({each.local} → {each.remote}): {each.queued_bytes} bytes unacknowledged, "
+            f"sent again {each.retransmits} times in a row without an answer"
+        )
+    return Verdict(
+        anomaly="H3",
+        guilty_ranks=[] if found.device is None else [found.device],
+        guilty_links=links,
+        confidence="high",
+        cause=cause,
+        group=name,
+        operation=operation(wait.op),
+        sequence=wait.sequence,
+        waiting_ranks=sorted(groups[wait.group].ranks) if wait.group in groups else [],
         evidence=lines,
         since_s=found.since_s,
         at_s=now_s,

@@ -14,15 +14,13 @@ from tightwire.ccl.summary import GroupFacts
 
 @dataclass(frozen=True)
 class Waiting:
-    """`rank` waits in operation `sequence` (code `op`) of `group` for `missing`, which have not entered it. `known`: it is
-    in that operation's `wait`, and does nothing else."""
+    """`rank` waits in operation `sequence` (code `op`) of `group` for `missing`, which have not entered it."""
 
     rank: int
     group: int
     sequence: int
     op: int
     missing: tuple[int, ...]
-    known: bool = False
 
 
 def waits(ranks: Mapping[int, RankView], groups: Mapping[int, GroupFacts]) -> list[Waiting]:
@@ -37,13 +35,14 @@ def waits(ranks: Mapping[int, RankView], groups: Mapping[int, GroupFacts]) -> li
             missing = tuple(
                 q for q in members if q != rank and (ranks[q].entered(group) if q in ranks else 0) < sequence
             )
-            found.append(Waiting(rank, group, sequence, op, missing, waiting))
+            found.append(Waiting(rank, group, sequence, op, missing))
     return found
 
 
 def roots(waiting: list[Waiting]) -> dict[int, Waiting]:
-    """The ranks where waiting ends, each with one of the waits that end there."""
-    blocked = {wait.rank for wait in waiting if wait.missing or wait.known}
+    """The ranks where waiting ends, each with one of the waits that end there. Who waits in an operation that everybody
+    has entered waits for the transport."""
+    blocked = {wait.rank for wait in waiting}
     found: dict[int, Waiting] = {}
     for wait in waiting:
         for q in wait.missing:

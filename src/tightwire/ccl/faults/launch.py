@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import runpy
 import signal
@@ -96,11 +97,14 @@ def _free_port() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--hosts", action="store_true", help="a network namespace for each rank (needs root)")
     parser.add_argument("-m", dest="is_module", action="store_true", help="the job is a module")
     parser.add_argument("job")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     import torch  # noqa: F401
+
+    from tightwire.ccl.faults.cluster import Cluster, address
 
     def body() -> None:
         sys.argv = [arguments.job, *arguments.arguments]
@@ -110,7 +114,12 @@ def main() -> None:
             sys.path.insert(0, os.path.dirname(os.path.abspath(arguments.job)))
             runpy.run_path(arguments.job, run_name="__main__")
 
-    sys.exit(launch(arguments.ranks, (), "127.0.0.1", body))
+    if not arguments.hosts:
+        sys.exit(launch(arguments.ranks, (), "127.0.0.1", body))
+    with Cluster(arguments.ranks) as cluster:
+        enter = [functools.partial(cluster.enter, rank) for rank in range(arguments.ranks)]
+        status = launch(arguments.ranks, enter, address(0), body)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

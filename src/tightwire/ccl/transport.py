@@ -1,0 +1,150 @@
+"""The transport's own progress counters: the TCP connections between ranks, as the kernel counts them.
+
+inet_diag(7) through pyroute2, in each rank's network namespace; where that is not allowed or not installed,
+/proc/PID/net/tcp, which has the queues and the retransmissions but no byte counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+_CLONE_NEWNET = 0x40000000
+_ESTABLISHED, _RESEND = 1, 1
+_WITH_TCP_INFO = 1 << 1  # the bit of INET_DIAG_INFO (2)
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """One end of a TCP connection, that of `rank`; `peer` is the rank at the other end. `queued_bytes` were handed to the
+    kernel and are not acknowledged; `resending`: its timer is set to send them again, not to ask whether the receiver has
+    room; `retransmits` counts such tries in a row without an answer. The bytes are None where only /proc was to be had."""
+
+    rank: int
+    peer: int
+    local: str
+    remote: str
+    queued_bytes: int
+    resending: bool
+    retransmits: int
+    acked_bytes: int | None = None
+    received_bytes: int | None = None
+
+
+class _Socket(NamedTuple):
+    inode: int
+    local: str
+    remote: str
+    queued_bytes: int
+    resending: bool
+    retransmits: int
+    acked_bytes: int | None
+    received_bytes: int | None
+
+
+def connections(pids: Mapping[int, int], proc: Path = Path("/proc")) -> list[Connection]:
+    """Those between two of the ranks (rank → process); ranks that are gone have none."""
+    tables: dict[int, list[_Socket]] = {}
+    owned: dict[int, list[_Socket]] = {}
+    for rank, pid in pids.items():
+        with contextlib.suppress(OSError):
+            namespace = os.stat(proc / str(pid) / "ns" / "net").st_ino
+            if namespace not in tables:
+                tables[namespace] = _sockets(pid, proc)
+            inodes = _inodes(pid, proc)
+            owned[rank] = [each for each in tables[namespace] if each.inode in inodes]
+    owner = {(each.local, each.remote): rank for rank, sockets in owned.items() for each in sockets}
+    return [
+        Connection(rank, owner[each.remote, each.local], *each[1:])
+        for rank, sockets in owned.items()
+        for each in sockets
+        if (each.remote, each.local) in owner
+    ]
+
+
+def _inodes(pid: int, proc: Path) -> set[int]:
+    found = set()
+    for entry in (proc / str(pid) / "fd").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            target = os.readlink(entry)
+            if target.startswith("socket:["):
+                found.add(int(target[8:-1]))
+    return found
+
+
+def _sockets(pid: int, proc: Path) -> list[_Socket]:
+    try:
+        return _in_namespace(proc / str(pid) / "ns" / "net", _by_diag)
+    except Exception:  # not installed, not allowed, not in this kernel
+        return _by_proc(pid, proc)
+
+
+def _in_namespace(path: Path, call: Callable[[], list[_Socket]]) -> list[_Socket]:
+    """The result of `call` in that network namespace: in a thread, for setns(2) moves only the thread that calls it."""
+    result: list[list[_Socket]] = []
+    errors: list[Exception] = []
+
+    def body() -> None:
+        try:
+            if os.stat(path).st_ino != os.stat("/proc/self/ns/net").st_ino:
+                with path.open() as namespace:
+                    if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                        raise OSError(ctypes.get_errno(), "setns")
+            result.append(call())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return result[0]
+
+
+def _by_diag() -> list[_Socket]:
+    from pyroute2.netlink.diag import DiagSocket
+
+    found = []
+    with DiagSocket() as diag:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for each in diag.get_sock_stats(family=family, states=1 << _ESTABLISHED, extensions=_WITH_TCP_INFO):
+                info: dict[str, Any] = dict(each["attrs"]).get("INET_DIAG_INFO", {})
+                found.append(
+                    _Socket(
+                        each["idiag_inode"], f"{each['idiag_src']}:{each['idiag_sport']}",
+                        f"{each['idiag_dst']}:{each['idiag_dport']}", each["idiag_wqueue"],
+                        each["idiag_timer"] == _RESEND, info.get("tcpi_retransmits", 0), info.get("tcpi_bytes_acked"), info.get("tcpi_bytes_received"),
+                    )
+                )  # fmt: skip
+    return found
+
+
+def _by_proc(pid: int, proc: Path) -> list[_Socket]:
+    found = []
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (proc / str(pid) / "net" / name).read_text().splitlines()[1:]:
+                fields = line.split()
+                if int(fields[3], 16) == _ESTABLISHED:
+                    queued = int(fields[4].split(":")[0], 16)
+                    resending = int(fields[5].split(":")[0], 16) == _RESEND
+                    local, remote = _address(fields[1]), _address(fields[2])
+                    tries = int(fields[6], 16)
+                    found.append(_Socket(int(fields[9]), local, remote, queued, resending, tries, None, None))
+    return found
+
+
+def _address(text: str) -> str:
+    """`0100007F:1F90`, in words of the host's byte order, as `127.0.0.1:8080`."""
+    number, port = text.split(":")
+    words = [int(number[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(number), 8)]
+    family = socket.AF_INET if len(words) == 1 else socket.AF_INET6
+    return f"{socket.inet_ntop(family, b''.join(words))}:{int(port, 16)}"
