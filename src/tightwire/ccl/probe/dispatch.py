@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from tightwire.ccl.probe.calls import CALLS, Call
 from tightwire.ccl.probe.rank import Channel, Rank
-from tightwire.ccl.probe.works import Pending, Works
+from tightwire.ccl.probe.works import SWEPT_IN_CALL, Pending, Works
 from tightwire.core.events import DTYPE_CODES, OPERATION_CODES
 
 NO_PEER = 0xFFFFFFFF
@@ -48,7 +48,7 @@ class Recorder:
     def enter(self, call: Call, group: Any, share: Any, partner: int, tag: int, host: bool) -> Pending | None:
         """Note that the call begins."""
         try:
-            self.works.sweep()
+            self.works.sweep(SWEPT_IN_CALL)
             tensors = _flat(share)
             channel = self._channel(call, dist.ProcessGroup.unbox(group), partner, tag)
             channel.sequence = sequence = channel.sequence + 1

@@ -7,6 +7,7 @@ most callers wait, notes the end at once. gloo's send, recv and reduce_scatter e
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from tightwire.ccl.probe.rank import Channel
 
 IDLE_S, BUSY_S = 0.05, 0.005
 UNHELD_S = 1.0  # a send or recv that nobody holds any more after this will never be waited for
+SWEPT, SWEPT_IN_CALL, MAX_PENDING = 64, 4, 1024
 _OUR_REFERENCES = 3  # the table's, the loop's and getrefcount's own
 
 
@@ -48,6 +50,8 @@ class Works:
     def add(self, pending: Pending, work: Any) -> None:
         pending.work = work
         self._pending[id(work)] = pending
+        if len(self._pending) > MAX_PENDING:  # works of a kind that never says so, and that nobody waits for
+            self._pop(next(iter(self._pending.values())), False)
 
     def end(self, pending: Pending, failed: bool) -> None:
         """Note an end that is known."""
@@ -59,11 +63,12 @@ class Works:
         _note_waits(self)
         threading.Thread(target=self._keep_sweeping, name="tightwire-sweep", daemon=True).start()
 
-    def sweep(self) -> None:
-        """Note what has ended; whoever returns from here knows that nothing is half noted."""
+    def sweep(self, most: int | None = None) -> None:
+        """Note what has ended, of the oldest `most` or of all; whoever returns from here knows that nothing is half
+        noted."""
         if self._pending:
             with self._sweeping:
-                for pending in list(self._pending.values()):
+                for pending in list(itertools.islice(self._pending.values(), most)):
                     self._ask(pending)
 
     def forget(self) -> None:
@@ -75,7 +80,8 @@ class Works:
 
     def of_tensor(self, address: int) -> Pending | None:
         """The newest one whose first tensor is there."""
-        return next((p for p in reversed(list(self._pending.values())) if address and p.address == address), None)
+        there = [p for p in list(self._pending.values()) if p.address == address] if address else []
+        return max(there, key=lambda p: p.since_s, default=None)
 
     def wait(self, pending: Pending, wait: Callable[[], Any]) -> Any:
         """Call `wait`, which waits for `pending`, and note that."""
@@ -111,7 +117,16 @@ class Works:
     def _keep_sweeping(self) -> None:
         while True:
             time.sleep(BUSY_S if self._pending else IDLE_S)
-            self.sweep()
+            self.sweep(SWEPT)
+            self._rotate()
+
+    def _rotate(self) -> None:
+        """Let others have their turn where there are more than one sweep asks."""
+        with self._sweeping:
+            for key in list(self._pending)[:SWEPT] if len(self._pending) > SWEPT else ():
+                pending = self._pending.pop(key, None)
+                if pending is not None:
+                    self._pending[key] = pending
 
 
 def _failed(work: Any) -> bool:

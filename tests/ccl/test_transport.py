@@ -1,0 +1,61 @@
+"""The kernel's counters of real connections, by both ways; and real broken links, as root."""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.ccl.jobs import RANKS, run_job
+from tightwire.ccl import transport
+
+
+@pytest.mark.parametrize("way", ["inet_diag", "proc"])
+def test_a_connection_is_seen_from_both_ends(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "proc":
+        monkeypatch.setattr(transport, "_by_diag", lambda: 1 / 0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = socket.create_connection(server.getsockname())
+        child = os.fork()
+        if child == 0:  # the other rank: a process of its own with the other end
+            other, _ = server.accept()
+            other.recv(3000, socket.MSG_WAITALL)
+            sender.close()
+            time.sleep(60)
+            os._exit(0)
+        with sender:
+            sender.sendall(b"x" * 3000)
+            deadline, found = time.monotonic() + 20, []
+            while len(found) < 2 or any(c.queued_bytes for c in found):
+                assert time.monotonic() < deadline, found
+                found = transport.connections({5: os.getpid(), 6: child})
+            ends = {(c.rank, c.peer): c for c in found}
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+    assert set(ends) == {(5, 6), (6, 5)}
+    assert ends[5, 6].local == ends[6, 5].remote
+    if way == "inet_diag":
+        assert ends[5, 6].acked_bytes >= 3000
+        assert ends[6, 5].received_bytes == 3000
+
+
+def test_ranks_that_are_gone_have_no_connections() -> None:
+    assert transport.connections({0: 2**22 + 9}) == []
+
+
+@pytest.mark.job
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+@pytest.mark.parametrize(("fault", "ranks", "links"), [("drop", [], ["1-2"]), ("dead", [1], ["0-1", "1-2"])])
+def test_where_nothing_gets_through_is_named(fault: str, ranks: list, links: list, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.json"
+    status, verdict, printed = run_job(
+        tmp_path / "out", "--hosts", "-m", "tightwire.ccl.faults.sample_job", "--steps", "100000", "--fault", fault,
+        "--rank", "1", "--step", "20", "--truth", str(truth),
+    )  # fmt: skip
+    assert status == 3, printed
+    assert (verdict["class"], verdict["guilty_ranks"], verdict["confidence"]) == ("H3", ranks, "high"), verdict
+    assert verdict["guilty_links"] == links
+    assert verdict["waiting_ranks"] == list(range(RANKS))
+    assert verdict["at_s"] - json.loads(truth.read_text())["at_s"] < 15
