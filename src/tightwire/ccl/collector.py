@@ -15,6 +15,7 @@ from tightwire.core.events import RECORD
 
 GAPS_KEPT = 200
 SET_UP_EVENTS = 16  # a pause before these is import, connection and compilation: no rhythm of the job
+IO_BYTES = 2**20  # that much read or written is a sign of life: a checkpoint, a data set
 STARVED_SHARE = 1 / 3  # of a silence, at most, is put down to the machine
 
 
@@ -28,6 +29,8 @@ class RankView:
     stopped_since_s: float | None = None
     left_since_s: float | None = None
     starved_before_s: float = 0.0
+    io_s: float = 0.0
+    io_before_bytes: int = 0
     gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
 
     def outstanding(self) -> list[tuple[int, int, int, bool]]:
@@ -51,6 +54,11 @@ class RankView:
         process = self.sample.process
         starved_s = process.starved_s - self.starved_before_s if process is not None else 0.0
         return elapsed_s - min(max(starved_s, 0.0), STARVED_SHARE * elapsed_s)
+
+    def note_io(self, at_s: float) -> None:
+        done = self.sample.process.io_bytes if self.sample.process is not None else 0
+        if abs(done - self.io_before_bytes) >= IO_BYTES:
+            self.io_s, self.io_before_bytes = at_s, done
 
     def entered(self, group: int) -> int:
         return next((f.entered_seq for f in self.sample.frames if f.group == group), 0)
@@ -87,6 +95,7 @@ class Collector:
                 if not was_warming_up:
                     view.gaps_s.append(view.silence_s(summary.at_s))
                 view.note_progress(summary.at_s)
+            view.note_io(summary.at_s)
             if not sample.stopped:
                 view.stopped_since_s = None
             elif view.stopped_since_s is None:

@@ -15,12 +15,13 @@ WORLD, PIPE = GroupFacts(1, "world", [0, 1, 2, 3]), GroupFacts(2, "pipe", [2, 3]
 def sample(
     rank: int, counts: dict[int, tuple[int, int]], state: str | None = "S", goodbye: int = 0, failed: int = 0,
     died: int | None = None, starved_s: float = 0.0, waiting: dict[int, int] | None = None,
+    io_bytes: int = 0,
 ) -> RankSample:  # fmt: skip
     frames = [
         GroupFrame(group, entered, 0, done, 1, failed, (waiting or {}).get(group, 0))
         for group, (entered, done) in counts.items()
     ]
-    process = None if state is None else ProcessState(state, 1.0, starved_s)
+    process = None if state is None else ProcessState(state, 1.0, starved_s, io_bytes)
     written = sum(entered + done for entered, done in counts.values())
     return RankSample(rank, 4, 100 + rank, 1, goodbye, written, frames, process, died)
 
@@ -118,6 +119,18 @@ def test_a_rank_that_gets_no_processor_gets_more_patience_but_not_for_ever() -> 
     starved = [*STUCK[:2], sample(2, {1: (20, 20)}, "R", starved_s=9.0), STUCK[3]]
     assert suspects(*RHYTHM, (3.0, STUCK), (11.5, starved)) == []
     assert [s.rank for s in suspects(*RHYTHM, (3.0, STUCK), (15.1, starved))] == [2]
+
+
+def test_a_rank_that_writes_a_checkpoint_is_let_finish() -> None:
+    def writing(megabytes: int) -> list[RankSample]:
+        return [*STUCK[:2], sample(2, {1: (20, 20)}, "D", io_bytes=megabytes << 20), STUCK[3]]
+
+    moments = [(3.0 + second, writing(5 * second)) for second in range(21)]
+    assert all(suspects(*RHYTHM, *moments[:count]) == [] for count in range(1, 22))
+    assert suspects(*RHYTHM, *moments, (27.0, writing(100))) == []
+    assert [s.rank for s in suspects(*RHYTHM, *moments, (32.0, writing(100)))] == [2]
+    idle = [(3.0 + second, writing(0)) for second in range(10)]
+    assert [s.rank for s in suspects(*RHYTHM, *idle)] == [2]
 
 
 def test_victims_that_report_first_are_not_accused() -> None:

@@ -6,7 +6,7 @@ Three ways to it, each with its own patience:
 |---|---|---|
 | left | the process is gone or died of an exception while others wait for it, and it was the first to go | none |
 | stopped | its kernel state is T while another rank waits | `STOPPED_S` |
-| elsewhere | it makes no progress and waits for nobody, while others wait for it | from the job's own rhythm |
+| elsewhere | it makes no progress, waits for nobody and reads or writes nothing, while others wait for it | from the job's own rhythm |
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _elsewhere(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: flo
     stuck = [w for w in waiting if w.rank in silent]
     suspects = []
     for rank, wait in roots(stuck).items():
-        if rank in silent and ranks[rank].sample.goodbye != Goodbye.IN_ORDER:
+        if rank in silent and now_s - ranks[rank].io_s >= limit_s and ranks[rank].sample.goodbye != Goodbye.IN_ORDER:
             suspects.append(Suspect(rank, "elsewhere", wait, _waiters(stuck, {rank}), ranks[rank].progress_s))
     # as above: the first whose patience is over speaks for all that are silent, if somebody waited as long for it
     over = {rank for rank in silent if ranks[rank].silence_s(now_s) >= limit_s}

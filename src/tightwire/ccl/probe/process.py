@@ -21,11 +21,12 @@ STATES = {
 
 class ProcessState(msgspec.Struct, frozen=True):
     """`state` is the kernel's letter; `cpu_s` the processor time used so far; `starved_s` how long its main thread was
-    ready to run and got no processor."""
+    ready to run and got no processor; `io_bytes` what it read and wrote so far, of files and anything else."""
 
     state: str
     cpu_s: float
     starved_s: float = 0.0
+    io_bytes: int = 0
 
     @property
     def dead(self) -> bool:
@@ -49,7 +50,7 @@ def read(pid: int, started: int, proc: Path = Path("/proc")) -> ProcessState | N
         return None
     ticks = os.sysconf("SC_CLK_TCK")
     used_s = (int(fields[11]) + int(fields[12])) / ticks
-    return ProcessState(fields[0], used_s, _starved_s(pid, proc))
+    return ProcessState(fields[0], used_s, _starved_s(pid, proc), _io_bytes(pid, proc))
 
 
 def wait_channel(pid: int, proc: Path = Path("/proc")) -> str:
@@ -66,6 +67,14 @@ def _starved_s(pid: int, proc: Path) -> float:
         return int((proc / str(pid) / "schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):  # a kernel without schedstats
         return 0.0
+
+
+def _io_bytes(pid: int, proc: Path) -> int:
+    try:
+        lines = (proc / str(pid) / "io").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith(("rchar", "wchar")))
+    except (OSError, IndexError, ValueError):  # not ours to see
+        return 0
 
 
 def _stat(pid: int, proc: Path) -> list[str] | None:
