@@ -81,7 +81,7 @@ class Collector:
         for sample in summary.ranks:
             view = self.ranks.get(sample.rank)
             if view is not None and view.sample.pid_start != sample.pid_start:
-                self.rounds.forget(sample.rank)
+                self.rounds.forget()
             self.rounds.take(sample.rank, np.frombuffer(sample.records, RECORD))
             if view is None or view.sample.pid_start != sample.pid_start:
                 view = self.ranks[sample.rank] = RankView(sample, summary.at_s, summary.at_s)

@@ -84,13 +84,10 @@ class Rounds:
     def get(self, group: int, sequence: int) -> Round | None:
         return self.groups[group].get(sequence) if group in self.groups else None
 
-    def forget(self, rank: int) -> None:
-        """A new process took the rank: its numbers start again."""
-        for rounds in self.groups.values():
-            for found in rounds.values():
-                for table in (found.called, found.entered_ns, found.ended_ns):
-                    table.pop(rank, None)
-                found.failed.discard(rank)
+    def forget(self) -> None:
+        """A new process took a rank, as when a launcher starts the job again: all numbers start again."""
+        self.groups.clear()
+        self._changed.clear()
 
 
 def dtype_name(code: int) -> str:

@@ -52,13 +52,17 @@ class Watcher:
     def _inconsistent(self) -> Inconsistency | None:
         rounds, groups = self.collector.rounds, self.collector.groups
         for key, changed in rounds.news().items():
-            if len(inconsistent.camps(changed, groups.get(changed.group))) > 1:
+            if len(inconsistent.camps(changed, groups.get(changed.group), strict=True)) > 1:
                 self._mixed[key] = changed
         gone = {rank for rank, view in self.collector.ranks.items() if view.left_since_s is not None}
-        for changed in self._mixed.values():
-            found = inconsistent.find(changed, rounds, groups.get(changed.group), gone, self._clock.now_s())
+        for key, changed in list(self._mixed.items()):
+            facts = groups.get(changed.group)
+            found = inconsistent.find(changed, rounds, facts, gone, self._clock.now_s())
             if found is not None:
                 return found
+            through = facts is not None and len(changed.ended_ns) >= len(facts.ranks)  # different as it was
+            if through or rounds.get(*key) is not changed:  # or forgotten
+                del self._mixed[key]
         return None
 
     def _stopped(self) -> Stopped | None:

@@ -89,6 +89,7 @@ def test_the_rest_of_the_group_is_waited_for_unless_a_rank_is_gone() -> None:
 def test_sizes_that_may_differ_are_no_fault_unless_nobody_gets_out() -> None:
     uneven = {rank: [("allgather", 16 + rank // 3, "float32", None)] for rank in range(4)}
     assert found(played(uneven, ended=True), 1) is None
+    assert found(played(uneven), 1, now_s=5.0) is None  # on its way
     assert found(played(uneven), 1).guilty == (3,)
     exchange = {rank: [("alltoall_base", rank, "float32", None)] for rank in range(4)}
     assert found(played(exchange), 1) is None
@@ -125,3 +126,10 @@ def test_only_a_window_is_kept_and_a_late_rank_does_not_reopen_it() -> None:
     assert len(rounds.groups[1]) == KEPT
     assert len(rounds.news()) > 0
     assert rounds.news() == {}
+
+
+def test_a_job_that_starts_again_is_not_compared_with_its_former_self() -> None:
+    rounds = played({rank: [REDUCE] * 3 for rank in range(4)})
+    rounds.forget()
+    rounds.take(0, np.array([record(1, BROADCAST)], RECORD))
+    assert found(rounds, 1) is None

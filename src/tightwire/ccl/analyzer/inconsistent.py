@@ -37,13 +37,13 @@ class Inconsistency:
     since_s: float
 
 
-def camps(round: Round, facts: GroupFacts | None) -> list[tuple[int, ...]]:
-    """The ranks that entered, by what they called, the largest camp first."""
+def camps(round: Round, facts: GroupFacts | None, strict: bool) -> list[tuple[int, ...]]:
+    """The ranks that entered, by what they called, the largest camp first; `strict` also compares sizes that may differ
+    in a call that gets through."""
     pair = facts is not None and facts.point_to_point
-    stuck = bool(round.failed) or len(round.ended_ns) < len(round.called)
     by_key: dict[Key, list[int]] = defaultdict(list)
     for rank, signature in round.called.items():
-        by_key[_key(signature, pair, stuck)].append(rank)
+        by_key[_key(signature, pair, strict)].append(rank)
     return sorted((tuple(sorted(ranks)) for ranks in by_key.values()), key=lambda ranks: (-len(ranks), ranks))
 
 
@@ -51,15 +51,13 @@ def find(
     round: Round, rounds: Rounds, facts: GroupFacts | None, gone: Collection[int], now_s: float
 ) -> Inconsistency | None:
     """None while all is well or while it is too early to tell."""
-    found = camps(round, facts)
+    stuck = len(round.ended_ns) < len(round.called) and now_s - max(round.entered_ns.values()) / 1e9 >= DOUBT_S
+    found = camps(round, facts, strict=stuck or bool(round.failed))
     if len(found) < 2:
         return None
     since_s = sorted(round.entered_ns[ranks[0]] for ranks in found)[1] / 1e9
     members = facts.ranks if facts is not None else []
     complete = set(members) <= set(round.called) if members else False
-    pair = facts is not None and facts.point_to_point
-    if pair and now_s - since_s < DOUBT_S and not round.failed:
-        return None  # a receiver may offer more room than is sent
     if not complete and not round.failed and not set(members) & set(gone) and now_s - since_s < SETTLE_S:
         return None
     right = found[0] if 2 * len(found[0]) > len(round.called) else _by_pattern(found, round, rounds, facts)
@@ -72,10 +70,10 @@ def find(
     return Inconsistency(round, guilty, others, one, other, _field(round, rounds, wrong, others[0]), since_s)
 
 
-def _key(signature: Signature, pair: bool, stuck: bool) -> Key:
-    if pair:  # one sends, one receives
-        return (signature.size_bytes, signature.dtype) if stuck else ()
-    sized = signature.op not in _OWN_SIZE and (stuck or signature.op not in _MAY_DIFFER)
+def _key(signature: Signature, pair: bool, strict: bool) -> Key:
+    if pair:  # one sends, one receives, and may offer more room than is sent
+        return (signature.size_bytes, signature.dtype) if strict else ()
+    sized = signature.op not in _OWN_SIZE and (strict or signature.op not in _MAY_DIFFER)
     size: Key = (signature.size_bytes, signature.dtype) if sized else ()
     return (signature.op, signature.partner, *size)
 
