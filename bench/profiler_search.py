@@ -19,11 +19,11 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
+
+from harness import Result, parser, publish
 from peers import search_botorch, search_kvserve, search_optuna
 from peers.replay import Replay, Whole
 from spacetable import SpaceTable
-
-from harness import Result, parser, publish
 from tightwire.kv.presets import presets
 from tightwire.kv.profiler.search import Observation, Search, Settings
 

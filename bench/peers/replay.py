@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 import numpy as np
-from spacetable import SpaceTable
 
+from spacetable import SpaceTable
 from tightwire.kv.profiler.pareto import hypervolume
 from tightwire.kv.profiler.rates import compose
 from tightwire.kv.profiler.search import Problem

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from tightwire.cli import kv_quality
+from tightwire.cli import kv_profile, kv_quality
 from tightwire.core.records import Bars, Table
 from tightwire.report import text
 
@@ -16,6 +16,7 @@ app = typer.Typer(
     help="Send KV caches with as few bytes as the link and the quality budget ask for.", no_args_is_help=True
 )
 kv_quality.register(app)
+kv_profile.register(app)
 
 
 @app.command()

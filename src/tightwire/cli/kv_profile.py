@@ -10,6 +10,11 @@ from rich.console import Console
 from tightwire.report import text
 
 
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(profile)
+
+
 def profile(
     model: Path | None = typer.Argument(None, help="A Hugging Face model folder; by default the one that ships."),
     budget: int = typer.Option(100, min=1, help="How many measurements of quality."),

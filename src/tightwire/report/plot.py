@@ -59,7 +59,7 @@ def _cloud(cloud: Cloud) -> Any:
     sides = [figure.add_subplot(3, 3, 7 + number) for number in range(3)]
     for index, (name, points) in enumerate(zip(cloud.series, cloud.points, strict=True)):
         values = np.array(points, float).reshape(-1, 3)
-        style = {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKS[index % len(_MARKS)], "s": 14 + 10 * index}
+        style: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKS[index % len(_MARKS)], "s": 14 + 10 * index}
         scaled = [_scaled(cloud, axis)(values[:, axis]) for axis in range(3)]
         space.scatter(*scaled, label=name, depthshade=False, **style)
         for side, (x, y) in zip(sides, pairs, strict=True):

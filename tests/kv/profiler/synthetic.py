@@ -37,6 +37,7 @@ class Synthetic:
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.space, self.delay_s, self.measured = space(), delay_s, list[tuple[str, Fidelity]]()
+        self.published = {"uniform:levels=8,axis=group,group=64,form=asymmetric+pack": "plain-8"}
         self.fingerprint, self.provenance = "synthetic", {"device": "none"}
 
     def rates(self) -> Rates:

@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_again_and_again_gives_the_same_library(
 def test_a_journal_of_other_settings_is_refused(whole: tuple[engine.Outcome, bytes], tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     journal.write_bytes(whole[1])
-    with pytest.raises(ConfigError, match="other model, space or settings|another model, space or settings"):
+    with pytest.raises(ConfigError, match="another model, space or settings"):
         run(journal, Settings(31.0, seed=3, cold=6))
 
 

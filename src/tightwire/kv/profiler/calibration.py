@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -78,7 +79,7 @@ def _rope_stage(model: BatchedModel, folder: Path) -> str:
     if rotary is None or 2 * rotary.inv_freq.numel() != dim:
         return ""
     scale = float(getattr(rotary, "attention_scaling", 1.0))
-    theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta") or getattr(config, "rope_theta", 0)
+    theta: Any = (getattr(config, "rope_parameters", None) or {}).get("rope_theta", getattr(config, "rope_theta", 0))
     if scale == 1.0 and theta >= 2 and theta == int(theta):
         plain = float(theta) ** (-torch.arange(0, dim, 2).double() / dim)
         if torch.allclose(rotary.inv_freq.double(), plain, rtol=1e-5, atol=0):

@@ -15,7 +15,6 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from tightwire.kv.presets import presets
 from tightwire.kv.profiler.journal import Began, Journal, Measured, Rated, Verified
 from tightwire.kv.profiler.rates import Rates, compose
 from tightwire.kv.profiler.search import Fidelity, Observation, Problem, Search, Settings
@@ -28,6 +27,7 @@ class Bench(Protocol):
     """What a run measures on; `fingerprint` names the model, `provenance` says all else that matters."""
 
     space: Space
+    published: dict[str, str]  # names of the presets by their strategies
     fingerprint: str
     provenance: dict[str, str]
 
@@ -92,7 +92,7 @@ def run(bench: Bench, settings: Settings, journal: Path, say: Callable[[Progress
             search.tell(_measure(bench, book, asked))
             say(_progress(search))
         progress = _progress(search)
-        named = _presets(space)
+        named = {i: bench.published[str(s)] for i, s in enumerate(space.strategies) if str(s) in bench.published}
         unknown = {int(space.point[i]) for i in named if np.isnan(search.known[space.point[i]])}
         search.tell(_measure(bench, book, [(point, "full") for point in sorted(unknown)]))
         quality = search.known[space.point]
@@ -122,12 +122,6 @@ def _measure(bench: Bench, book: Journal, asked: Sequence[tuple[int, Fidelity]])
         Observation(point, fidelity, book.measured[str(strategy), fidelity])
         for (point, fidelity), (strategy, _) in zip(asked, wanted, strict=True)
     ]
-
-
-def _presets(space: Space) -> dict[int, str]:
-    """Published presets by the number of their strategy in the space."""
-    names = {str(preset.strategy): name for name, preset in presets().items()}
-    return {i: names[str(s)] for i, s in enumerate(space.strategies) if str(s) in names}
 
 
 def _progress(search: Search) -> Progress:

@@ -26,7 +26,8 @@ _BELOW = np.array([erfc(-z / sqrt(2)) / 2 for z in _Z])
 
 
 def to_y(quality: F64) -> F64:
-    return np.log(np.maximum(1 - quality, -SMALLEST / 2) + SMALLEST)
+    y: F64 = np.log(np.maximum(1 - quality, -SMALLEST / 2) + SMALLEST)
+    return y
 
 
 def to_quality(y: F64) -> F64:
@@ -68,10 +69,12 @@ class Improvement:
 def chance(loss: float, mean: F64, deviation: F64) -> F64:
     """P(the loss is at most that)."""
     z = (np.log(loss + SMALLEST) - mean) / deviation
-    return np.interp(z, _Z, _BELOW)
+    below: F64 = np.interp(z, _Z, _BELOW)
+    return below
 
 
 def _best(point: Ints, score: F64) -> Ints:
     """The strategy of each point whose score is highest, `[P]`."""
     order = np.lexsort((score, point))
-    return order[np.flatnonzero(np.diff(point[order], append=-1))]
+    last: Ints = order[np.flatnonzero(np.diff(point[order], append=-1))]
+    return last

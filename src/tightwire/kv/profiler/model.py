@@ -18,7 +18,7 @@ from tightwire.kv.kernels import native
 from tightwire.kv.profiler import rates
 from tightwire.kv.profiler.calibration import Calibration
 from tightwire.kv.profiler.search import Fidelity
-from tightwire.kv.profiler.space import standard
+from tightwire.kv.profiler.space import published, standard
 from tightwire.kv.profiles import Profile, measure
 from tightwire.kv.quality import Suite
 from tightwire.kv.strategy import Strategy
@@ -89,7 +89,8 @@ class ModelBench:
         torch.set_num_threads(1)
         model = BatchedModel(folder)
         self._blocks = (calibration := Calibration(model, DEFAULT_CHUNK_TOKENS, seed)).blocks
-        self.space = standard(calibration.make(tables))
+        calibrated = calibration.make(tables)
+        self.space, self.published = standard(calibrated), published(calibrated)
         self.fingerprint = model.fingerprint
         self.executor: Executor | None = None
         self.provenance = {
@@ -99,7 +100,7 @@ class ModelBench:
             "chunk_tokens": str(DEFAULT_CHUNK_TOKENS),
             "tables": str(tables),
             "tightwire": __version__,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
         }
 
     def rates(self) -> rates.Rates:

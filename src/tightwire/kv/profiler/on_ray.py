@@ -15,7 +15,7 @@ class Ray:
 
     def __init__(self, address: str, workers: int, folder: Path, tables: Path, seed: int) -> None:
         try:
-            import ray
+            import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]
         except ImportError as error:
             raise ConfigError(f"ray={address!r}: Ray is not installed; pip install tightwire[ray]") from error
         self._ray: Any = ray

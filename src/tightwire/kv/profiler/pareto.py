@@ -81,7 +81,8 @@ class Staircase:
         last = np.searchsorted(steps, x, side="right") - 1
         under_x = filled[last] + (x - steps[last]) * heights[last]
         under_reach = filled[lower]
-        return x * y - reach * y - np.where(x > steps[lower], under_x - under_reach, 0.0)
+        added: F64 = x * y - reach * y - np.where(x > steps[lower], under_x - under_reach, 0.0)
+        return added
 
 
 def front(points: F64) -> list[int]:

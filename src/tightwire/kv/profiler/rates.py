@@ -76,7 +76,8 @@ def measure(space: Space, blocks: Sequence[KVBlock], clock: Clock = time.perf_co
     """All sides of `space` on calibration `blocks` (of one model, all layers, cut as they will be sent)."""
     found: dict[SideName, dict[str, Rate]] = {"k": {}, "v": {}}
     for strategy in space.strategies:
-        for side, chain in (("k", strategy.k), ("v", strategy.v)):
+        pairs: tuple[tuple[SideName, Chain], ...] = (("k", strategy.k), ("v", strategy.v))
+        for side, chain in pairs:
             key = f"{chain}{strategy.exact}"
             if key not in found[side]:
                 plain = found[side].get(str(chain))

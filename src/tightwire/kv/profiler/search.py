@@ -165,7 +165,7 @@ class Search:
         while len(chosen) < self.settings.cold:
             nearest = np.minimum(nearest, np.square(x - x[chosen[-1]]).sum(axis=1))
             chosen.append(int(nearest.argmax()))
-        return [(point, "full") for point in chosen]
+        return [(point, "few") for point in chosen]
 
     def _promising(self) -> list[tuple[int, Fidelity]]:
         """One after the other the best by `_value`, each taken to turn out as the surrogate expects."""

@@ -71,7 +71,8 @@ class Space:
     def lossless(self) -> Bools:
         """`[P]`: whether the point changes nothing."""
         plain = [[not side for side in sides] for sides in (self.k_sides, self.v_sides)]
-        return np.array(plain[0])[self.k] & np.array(plain[1])[self.v]
+        found: Bools = np.array(plain[0])[self.k] & np.array(plain[1])[self.v]
+        return found
 
     @cached_property
     def families(self) -> tuple[Ints, Ints]:
@@ -82,12 +83,14 @@ class Space:
     def coarser(self, point: int) -> Bools:
         """`[P]`: which points have in no place more levels than `point`, and are like it otherwise (it itself too)."""
         k, v, exact = self._orders
-        return k[self.k[point]][self.k] & v[self.v[point]][self.v] & exact[self.exact[point]][self.exact]
+        found: Bools = k[self.k[point]][self.k] & v[self.v[point]][self.v] & exact[self.exact[point]][self.exact]
+        return found
 
     def finer(self, point: int) -> Bools:
         """`[P]`: the same the other way round."""
         k, v, exact = self._orders
-        return k[self.k, self.k[point]] & v[self.v, self.v[point]] & exact[self.exact, self.exact[point]]
+        found: Bools = k[self.k, self.k[point]] & v[self.v, self.v[point]] & exact[self.exact, self.exact[point]]
+        return found
 
     @cached_property
     def _orders(self) -> tuple[Bools, Bools, Bools]:
@@ -147,13 +150,20 @@ def for_model(strategy: Strategy, calibrated: Calibrated) -> Strategy:
     return Strategy(k, v, strategy.exact)
 
 
+def published(calibrated: Calibrated) -> dict[str, str]:
+    """Names of the presets by their strategies, as they stand and fitted to the model."""
+    found = {}
+    for name, preset in presets().items():
+        found[str(preset.strategy)] = name
+        found.setdefault(str(for_model(preset.strategy, calibrated)), f"{name}, fitted")
+    return found
+
+
 def standard(calibrated: Calibrated) -> Space:
     """What `tightwire kv profile` searches: every pair of a K side and a V side, with and without exact tokens, each
     with the smallest codec and the fastest; and the published presets, as they stand and fitted to the model."""
     k_sides, v_sides = (_sides(texts) for texts in (_k_sides(calibrated), _v_sides(calibrated)))
-    found = [RAW, Strategy.parse("exponent")]
-    for preset in presets().values():
-        found += [preset.strategy, for_model(preset.strategy, calibrated)]
+    found = [RAW, Strategy.parse("exponent"), *map(Strategy.parse, published(calibrated))]
     for exact, k, v in product(_EXACTS, k_sides, v_sides):
         found += [Strategy(Chain((*k, codec)), Chain((*v, codec)), exact) for codec in _CODECS]
     return Space(found)

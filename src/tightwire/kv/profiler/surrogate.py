@@ -56,7 +56,7 @@ class Process:
         left = y - design @ self._slope
         if squares is None:
             squares = _squares(inputs, inputs)
-        gram = _matern(np.tensordot(_weights(hyper), squares, 1))
+        gram = _matern(np.tensordot(_weights(hyper), squares, 1).astype(np.float64))
         self._factor = np.linalg.cholesky(gram + np.diag(hyper.noise * loose + 1e-9))
         half = np.linalg.solve(self._factor, left)
         self._inverse = np.linalg.inv(self._factor)
@@ -92,7 +92,8 @@ class Belief:
     @property
     def deviation(self) -> F64:
         left = np.maximum(1 - np.square(self.explained).sum(axis=1), 1e-9)
-        return np.sqrt(self.process.amplitude2 * left)
+        deviation: F64 = np.sqrt(self.process.amplitude2 * left)
+        return deviation
 
     def cross(self, inputs: Inputs) -> F64:
         """Prior correlation with the points `inputs` `[m, n]`."""
@@ -144,10 +145,12 @@ def _squares(a: Inputs, b: Inputs) -> F64:
 
 def _distances(a: F64, b: F64) -> F64:
     squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)[None, :] - 2 * a @ b.T
-    return np.maximum(squares, 0, out=squares)
+    found: F64 = np.maximum(squares, 0, out=squares)
+    return found
 
 
 def _matern(squares: F64) -> F64:
     """Matérn with nu = 5/2 of squared distances (4.17)."""
     distance = _SQRT5 * np.sqrt(squares)
-    return (1 + distance + distance**2 / 3) * np.exp(-distance)
+    correlation: F64 = (1 + distance + distance**2 / 3) * np.exp(-distance)
+    return correlation
