@@ -27,7 +27,8 @@ def run(on_verdict: Callable[[Verdict], None], seed: int | None = None) -> Table
             "-m", "tightwire.ccl.faults.sample_job", "--steps", "100000",
             "--fault", "stop", "--rank", str(rank), "--step", str(step), "--truth", str(truth),
         ]  # fmt: skip
-        watched = watch.run(command, on_verdict, patience_s=0.0)
+        with (Path(folder) / "job.log").open("wb") as log:  # torchrun tells at length that it was ended
+            watched = watch.run(command, on_verdict, patience_s=0.0, output=log)
         told = json.loads(truth.read_text())
     verdict = watched.verdict
     assert verdict is not None, "the job is endless but for the verdict"

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from tightwire.ccl.agent import Agent
 from tightwire.ccl.verdict import Verdict
@@ -40,15 +40,16 @@ def run(
     patience_s: float = 2.0,
     clock: Clock | None = None,
     on_start: Callable[[Watcher], None] | None = None,
+    output: IO[bytes] | None = None,
 ) -> Watched:
-    """Run `command` with the probe switched on in all its ranks. Raises ConfigError when it cannot be started."""
+    """Run `command` with the probe switched on in all its ranks, what it prints into `output` where one is given. Raises ConfigError when it cannot be started."""
     clock = clock or MonotonicClock()
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="tightwire-", dir=shared))
     try:
         environment = {**os.environ, "TIGHTWIRE_CCL": str(folder)}
         try:
-            job = subprocess.Popen(command, env=environment, start_new_session=True)
+            job = subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=output)
         except OSError as error:
             raise ConfigError(
                 f"command {command[0]!r} cannot be started: {error}; give the command after --"
