@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
+from tests.kv.profiler.synthetic import Synthetic
 from typer.testing import CliRunner
 
-from tests.kv.profiler.synthetic import Synthetic
 from tightwire.cli import app
 from tightwire.errors import ConfigError
 from tightwire.kv.profiler import model
