@@ -13,9 +13,12 @@
 namespace tightwire::TW_ISA {
 namespace {
 
+#include "wide.h"
 #include "simd.h"
+#include "walsh.h"
 #include "pack.h"
-#include "rows.h"
+#include "encode.h"
+#include "decode.h"
 #include "rans.h"
 
 // The shapes of today's models are compiled as such; every other shape takes the general code.
