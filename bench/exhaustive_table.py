@@ -118,7 +118,7 @@ def main() -> None:
     space = standard(calibration.make(work / "tables"))
     if not (work / "rates.json").exists():
         before = CPU()
-        found = rates.measure(space, calibration.blocks, CPU)
+        found = rates.measure(space, calibration.blocks, calibration.attention, CPU)
         (work / "rates.json").write_bytes(msgspec.json.encode((space.fingerprint, CPU() - before, found)))
     fingerprint, rates_s, of_sides = msgspec.json.decode((work / "rates.json").read_bytes(), type=tuple[str, float, rates.Rates])
     assert fingerprint == space.fingerprint, "the work folder is of another model or space: remove it"

@@ -36,7 +36,7 @@ def test_composed_bytes_are_those_of_real_frames(blocks: list[KVBlock]) -> None:
 def test_seconds_are_the_clock_s_and_shrink_with_exact_tokens(blocks: list[KVBlock]) -> None:
     ticks = count()
     space = Space([Strategy.parse("uniform:levels=8+pack"), Strategy.parse("uniform:levels=8+pack@recent=160")])
-    found = rates.compose(space, rates.measure(space, blocks, lambda: float(next(ticks))))
+    found = rates.compose(space, rates.measure(space, blocks, clock=lambda: float(next(ticks))))
     raw = sum(block.raw_bytes for block in blocks)
     assert found.encode_s * raw == pytest.approx([4.0, 2.0])  # a tick a block, K and V
     assert found.decode_s == pytest.approx(found.encode_s)

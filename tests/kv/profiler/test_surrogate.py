@@ -9,7 +9,7 @@ from tightwire.kv.strategy import RAW, Strategy
 
 
 def inputs(x: np.ndarray) -> Inputs:
-    return Inputs(x, np.arange(x.shape[1]), np.zeros((len(x), 0)))
+    return Inputs(x, np.arange(x.shape[1]), np.ones((1, x.shape[1])), (1.0,), np.zeros((len(x), 0)))
 
 
 def test_a_process_passes_through_what_it_saw_and_is_unsure_elsewhere() -> None:

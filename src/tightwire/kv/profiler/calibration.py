@@ -27,20 +27,26 @@ _OTHER_SEED = 7919  # prompts of quality suites have small seeds
 _TASKS = ("text", "lookup", "copy", "recall")
 _TIMED = ("text", "lookup")
 _TOKENS = 512
-_TIMED_TOKENS = 256
 
 
 class Calibration:
-    """`requests`: KV of whole prompts; `blocks`: some of them as they would be sent, in chunks, for rates."""
+    """`requests`: KV of whole prompts. For rates, `blocks`: the beginning of one request of two chunks and the end of
+    another; and `attention` fp32 `[L, H, D, D]`: second moments of the queries that meet a head's K, scaled as attention
+    scales them, so that δ·attention·δ is how far a change δ of a key moves a logit, squared, in the mean."""
 
     def __init__(self, model: BatchedModel, chunk_tokens: int, seed: int = 0, tokens: int = _TOKENS) -> None:
         self._model, prompts = model, Prompts(model.tokenizer)
         self.requests: dict[str, KVBlock] = {}
-        for task in _TASKS:
-            (example,) = prompts.make(task, tokens, 1, _OTHER_SEED + seed)
-            k, v = model.prefill(torch.tensor([example.prompt_ids]))
-            self.requests[task] = KVBlock(k[0], v[0])
-        self.blocks = [chunk for task in _TIMED for chunk in _cut(self.requests[task]).token_chunks(chunk_tokens)]
+        queries: dict[int, list[torch.Tensor]] = {}
+        with model.watch(lambda layer, asked: queries.setdefault(layer, []).append(asked)):
+            for task in _TASKS:
+                (example,) = prompts.make(task, tokens, 1, _OTHER_SEED + seed)
+                k, v = model.prefill(torch.tensor([example.prompt_ids]))
+                self.requests[task] = KVBlock(k[0], v[0])
+        begin, end = (_cut(self.requests[task], 2 * chunk_tokens).token_chunks(chunk_tokens) for task in _TIMED)
+        self.blocks = [begin[0], end[-1]]
+        moments = [_moments(torch.cat(queries[layer], dim=2)[0], k.shape[2]) for layer in range(model.layers)]
+        self.attention: F32 = torch.stack(moments).numpy()
 
     def make(self, folder: Path) -> Calibrated:
         """Tables from all requests, saved in `folder`."""
@@ -66,9 +72,15 @@ class Calibration:
         return stage.calibrate(samples, self._model.fingerprint)
 
 
-def _cut(request: KVBlock) -> KVBlock:
+def _cut(request: KVBlock, tokens: int) -> KVBlock:
     """Its first tokens, as if they were a request."""
-    return KVBlock(request.k[:, :, :_TIMED_TOKENS], request.v[:, :, :_TIMED_TOKENS])
+    return KVBlock(request.k[:, :, :tokens], request.v[:, :, :tokens])
+
+
+def _moments(queries: torch.Tensor, heads: int) -> torch.Tensor:
+    """`[H, D, D]` of queries `[query heads, T, D]`."""
+    grouped = queries.float().reshape(heads, -1, queries.shape[-1])
+    return grouped.transpose(1, 2) @ grouped / grouped.shape[1] / queries.shape[-1]
 
 
 def _rope_stage(model: BatchedModel, folder: Path) -> str:

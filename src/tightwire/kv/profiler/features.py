@@ -12,6 +12,8 @@ from tightwire.kv.profiler.space import Ints, Space
 from tightwire.kv.profiler.surrogate import Inputs
 
 _FLOOR = 1e-5  # of error: below it nothing is lost
+_PARTS = np.array([[1.0, 0, 1, 0, 1, 0, 1], [0.0, 1, 0, 1, 0, 1, 1], np.ones(7)])  # K's groups, V's, all
+_SHARES = (0.4, 0.3, 0.3)
 _ERROR_SCALE, _FAMILY_SCALE = 1.5, 0.7  # how far a length scale of 1 reaches
 
 
@@ -27,7 +29,8 @@ def inputs(space: Space, rates: Rates) -> Inputs:
     columns = [errors / _ERROR_SCALE, ratios, *(_one_hot(word) * _FAMILY_SCALE for word in words)]
     group = np.repeat(np.arange(7), [1, 1, 1, 1, *(int(word.max()) + 1 for word in words)])
     both = np.logaddexp(errors[:, 0], errors[:, 1])
-    return Inputs(np.concatenate(columns, axis=1), group, np.concatenate([errors, both[:, None]], axis=1))
+    basis = np.concatenate([errors, both[:, None]], axis=1)
+    return Inputs(np.concatenate(columns, axis=1), group, _PARTS, _SHARES, basis)
 
 
 def _log_error(rates: list[Rate]) -> F64:

@@ -88,7 +88,7 @@ class ModelBench:
     def __init__(self, folder: Path, tables: Path, seed: int) -> None:
         torch.set_num_threads(1)
         model = BatchedModel(folder)
-        self._blocks = (calibration := Calibration(model, DEFAULT_CHUNK_TOKENS, seed)).blocks
+        self._calibration = calibration = Calibration(model, DEFAULT_CHUNK_TOKENS, seed)
         calibrated = calibration.make(tables)
         self.space, self.published = standard(calibrated), published(calibrated)
         self.fingerprint = model.fingerprint
@@ -104,12 +104,12 @@ class ModelBench:
         }
 
     def rates(self) -> rates.Rates:
-        return rates.measure(self.space, self._blocks)
+        return rates.measure(self.space, self._calibration.blocks, self._calibration.attention)
 
     def qualities(self, wanted: Sequence[tuple[Strategy, Fidelity]]) -> list[float]:
         assert self.executor is not None
         return self.executor.map([(str(strategy), fidelity) for strategy, fidelity in wanted])
 
     def profile(self, strategy: Strategy, quality: float) -> Profile:
-        (found,) = measure([strategy], self._blocks, lambda _: quality)
+        (found,) = measure([strategy], self._calibration.blocks, lambda _: quality)
         return found

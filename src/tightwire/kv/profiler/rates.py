@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from tightwire.kv.block import KVBlock, to_float32
+from tightwire.kv.block import F32, KVBlock, to_float32
 from tightwire.kv.codec import decode_tensor, encode_block, encode_tensor
 from tightwire.kv.profiler.pareto import F64
 from tightwire.kv.profiler.space import Space
@@ -27,8 +27,8 @@ SideName = Literal["k", "v"]
 
 
 class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one side on all calibration blocks. `error`: mean over layers and heads of ‖x − x̂‖² ÷ ‖x − its mean over
-    tokens‖²."""
+    """Of one side on all calibration blocks. `error`, mean over tokens, layers and heads: of K the squared change of the
+    attention logits, of V ‖v − v̂‖² ÷ ‖v − its mean over tokens‖²."""
 
     bytes: int
     encode_s: float
@@ -72,27 +72,26 @@ def compose(space: Space, rates: Rates) -> Objectives:
     )
 
 
-def measure(space: Space, blocks: Sequence[KVBlock], clock: Clock = time.perf_counter) -> Rates:
-    """All sides of `space` on calibration `blocks` (of one model, all layers, cut as they will be sent)."""
+def measure(
+    space: Space, blocks: Sequence[KVBlock], attention: F32 | None = None, clock: Clock = time.perf_counter
+) -> Rates:
+    """All sides of `space` on calibration `blocks` (of one model, all layers, cut as they will be sent); `attention`
+    `[L, H, D, D]` as in `calibration`, without it K's error is as V's."""
     found: dict[SideName, dict[str, Rate]] = {"k": {}, "v": {}}
-    for strategy in space.strategies:
-        pairs: tuple[tuple[SideName, Chain], ...] = (("k", strategy.k), ("v", strategy.v))
-        for side, chain in pairs:
-            key = f"{chain}{strategy.exact}"
-            if key not in found[side]:
-                plain = found[side].get(str(chain))
-                if plain is None:
-                    found[side][str(chain)] = plain = _whole(side, chain, blocks, clock)
-                if strategy.exact != Exact():
-                    found[side][key] = _partly(side, chain, strategy.exact, blocks, plain)
+    for side, rates in found.items():
+        for chain, exact in dict.fromkeys((getattr(s, side), s.exact) for s in space.strategies):
+            plain = rates.get(str(chain))
+            if plain is None:
+                rates[str(chain)] = plain = _whole(side, chain, blocks, attention if side == "k" else None, clock)
+            if exact != Exact():
+                rates[f"{chain}{exact}"] = _partly(side, chain, exact, blocks, plain)
     empty = sum(len(encode_block(block, RAW)) - block.raw_bytes - len(str(RAW)) for block in blocks)
     return Rates(found["k"], found["v"], sum(block.raw_bytes for block in blocks), empty, len(blocks))
 
 
-def _whole(side: SideName, chain: Chain, blocks: Sequence[KVBlock], clock: Clock) -> Rate:
+def _whole(side: SideName, chain: Chain, blocks: Sequence[KVBlock], attention: F32 | None, clock: Clock) -> Rate:
     """Without exact tokens; seconds by the median block."""
-    size, encode_s, decode_s = 0, list[float](), list[float]()
-    lost, spread = np.zeros(1), np.zeros(1)
+    size, encode_s, decode_s, errors = 0, list[float](), list[float](), list[float]()
     for block in blocks:
         x, place = getattr(block, side), Place(block.layer_start, block.token_start, side)
         start = clock()
@@ -101,11 +100,16 @@ def _whole(side: SideName, chain: Chain, blocks: Sequence[KVBlock], clock: Clock
         back = decode_tensor(data, chain, (x.shape[0], x.shape[1], x.shape[2], x.shape[3]), x.dtype, place)
         encode_s, decode_s = [*encode_s, middle - start], [*decode_s, clock() - middle]
         size += len(data)
-        was, arrived = to_float32(x), to_float32(back)
-        lost = lost + np.square(was - arrived, dtype=np.float64).sum(axis=(2, 3))
-        spread = spread + np.square(was - was.mean(axis=2, keepdims=True), dtype=np.float64).sum(axis=(2, 3))
-    error = float(np.mean(lost / np.maximum(spread, 1e-30)))
-    return Rate(size, median(encode_s) * len(blocks), median(decode_s) * len(blocks), error)
+        errors.append(_error(to_float32(x), to_float32(back), attention))
+    return Rate(size, median(encode_s) * len(blocks), median(decode_s) * len(blocks), sum(errors) / len(errors))
+
+
+def _error(was: F32, arrived: F32, attention: F32 | None) -> float:
+    lost = was - arrived
+    if attention is not None:
+        return float(((lost @ attention) * lost).sum(axis=3).mean())
+    spread = np.square(was - was.mean(axis=2, keepdims=True)).sum(axis=(2, 3))
+    return float((np.square(lost).sum(axis=(2, 3)) / np.maximum(spread, 1e-30)).mean())
 
 
 def _partly(side: SideName, chain: Chain, exact: Exact, blocks: Sequence[KVBlock], plain: Rate) -> Rate:

@@ -13,7 +13,7 @@ order asked, and the same state asks for the same next.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -29,7 +29,7 @@ Fidelity = Literal["few", "full"]
 
 SLACK = 0.7  # of y: how far a measurement may contradict the order of levels
 _THRIFT = 0.5  # how much what a measurement costs counts
-_UNSURE = 0.6  # deviation of y above which a look at low fidelity pays
+_UNSURE = 0.9  # deviation of y above which a look at low fidelity pays
 _FEW_NOISE = 10.0  # variance of a look at low fidelity, in that of a full measurement
 
 
@@ -43,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     qualities: tuple[float, ...] = (0.99, 0.97)
     few_cost: float = 0.25
     batch: int = 4
-    cold: int = 12
+    cold: int = 8
     tolerance: float = 0.0
 
 
@@ -193,7 +193,7 @@ class Search:
     def _inputs(self, points: Ints, few: Bools) -> surrogate.Inputs:
         """Low fidelity may be off by a constant."""
         taken = self.problem.inputs.take(points)
-        return surrogate.Inputs(taken.x, taken.group, np.concatenate([taken.basis, few[:, None] * 1.0], axis=1))
+        return replace(taken, basis=np.concatenate([taken.basis, few[:, None] * 1.0], axis=1))
 
     def _value(self, known: F64, mean: F64, deviation: F64) -> F64:
         """What a point is expected to add for what it costs `[P]`: the mean of the relative gain in hypervolume and of

@@ -1,7 +1,9 @@
 """A Gaussian process over the quality loss (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006).
 
 Glossary. n observations, m candidates, F inputs, G groups of inputs that share a length scale. y: what is modelled;
-K = amplitude² · (Matérn-5/2 of the scaled distance + noise on the diagonal); equations are those of the book.
+covariance = amplitude² · (kernel + noise on the diagonal), kernel = a weighted sum of Matérn-5/2 kernels, of the inputs of
+K, of those of V, and of all: what a K side does is learnt from every V side it was seen with. Equations are those of the
+book.
 The mean is linear in `basis` columns, least squares with a small ridge; the process models what that leaves.
 Amplitude follows from the data in closed form, length scales and noise from the marginal likelihood (5.8, with the
 amplitude profiled out), coordinate by coordinate over a small grid: deterministic, and milliseconds at n <= 200.
@@ -9,7 +11,7 @@ amplitude profiled out), coordinate by coordinate over a small grid: determinist
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,15 +26,18 @@ _SQRT5 = np.sqrt(5.0)
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """`x` `[m, F]`, each column of a like scale; `group` `[F]`: which length scale it has; `basis` `[m, B]`: columns
-    of the mean (a constant is added)."""
+    """`x` `[m, F]`, each column of a like scale; `group` `[F]`: which length scale it has; `parts` `[S, G]`: which groups
+    each kernel of the sum sees, 1 or 0, its weight being `shares` `[S]`; `basis` `[m, B]`: columns of the mean (a constant
+    is added)."""
 
     x: F64
     group: Ints
+    parts: F64
+    shares: tuple[float, ...]
     basis: F64
 
     def take(self, rows: Ints) -> Inputs:
-        return Inputs(self.x[rows], self.group, self.basis[rows])
+        return replace(self, x=self.x[rows], basis=self.basis[rows])
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Process:
         left = y - design @ self._slope
         if squares is None:
             squares = _squares(inputs, inputs)
-        gram = _matern(np.tensordot(_weights(hyper), squares, 1).astype(np.float64))
+        gram = _kernel(inputs, squares, hyper)
         self._factor = np.linalg.cholesky(gram + np.diag(hyper.noise * loose + 1e-9))
         half = np.linalg.solve(self._factor, left)
         self._inverse = np.linalg.inv(self._factor)
@@ -97,8 +102,7 @@ class Belief:
 
     def cross(self, inputs: Inputs) -> F64:
         """Prior correlation with the points `inputs` `[m, n]`."""
-        scale = np.sqrt(_weights(self.process.hyper))[self.at.group]
-        return _matern(_distances(self.at.x * scale, inputs.x * scale))
+        return _kernel(inputs, _squares(self.at, inputs), self.process.hyper)
 
     def observe(self, point: int) -> None:
         """Take the mean of `point` as observed: no mean changes, the deviations around it shrink."""
@@ -133,8 +137,13 @@ def _design(basis: F64) -> F64:
     return np.concatenate([np.ones((len(basis), 1)), basis], axis=1)
 
 
-def _weights(hyper: Hyper) -> F64:
-    return 1 / np.square(hyper.lengths)
+def _kernel(inputs: Inputs, squares: F64, hyper: Hyper) -> F64:
+    """The sum of kernels of `squares` `[G, …]`."""
+    weights = inputs.parts / np.square(hyper.lengths)  # [S, G]
+    found = np.zeros(squares.shape[1:])
+    for share, row in zip(inputs.shares, weights, strict=True):
+        found += share * _matern(np.tensordot(row, squares, 1).astype(np.float64))
+    return found
 
 
 def _squares(a: Inputs, b: Inputs) -> F64:
