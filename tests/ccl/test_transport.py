@@ -56,6 +56,11 @@ def test_where_nothing_gets_through_is_named(fault: str, ranks: list, links: lis
     )  # fmt: skip
     assert status == 3, printed
     assert (verdict["class"], verdict["guilty_ranks"], verdict["confidence"]) == ("H3", ranks, "high"), verdict
-    assert verdict["guilty_links"] == links
+    found = set(verdict["guilty_links"])
+    assert found >= set(links), verdict
+    if ranks:  # a dead device takes all its links along; how many of them carried data just then is chance
+        assert all("1" in link.split("-") for link in found), verdict
+    else:
+        assert found == set(links), verdict
     assert verdict["waiting_ranks"] == list(range(RANKS))
     assert verdict["at_s"] - json.loads(truth.read_text())["at_s"] < 15
