@@ -66,14 +66,14 @@ def nsga2(replay: Replay, budget: int, seed: int) -> None:
 
 
 def middle(runs: list[Run], name: str) -> float:
-    return median(getattr(run, name) for run in runs)
+    return float(median(getattr(run, name) for run in runs))
 
 
 def main() -> None:
     arguments_parser = parser(__doc__ or "")
     arguments_parser.add_argument("--table", type=Path, default=TABLE)
     arguments_parser.add_argument("--seeds", type=int, default=10)
-    arguments_parser.add_argument("--botorch-seeds", type=int, default=3, help="it takes minutes a seed")
+    arguments_parser.add_argument("--botorch-seeds", type=int, default=1, help="it takes minutes a seed")
     arguments = arguments_parser.parse_args()
     table = SpaceTable.load(arguments.table)
     whole = Whole(table)
@@ -103,6 +103,7 @@ def main() -> None:
         if not count or find_spec(package) is None:
             print(f"{name}: {package} is not installed or no seeds are asked for: left out")
             continue
+        print(f"{name}: {count} seeds", flush=True)
         runs = [Run(whole, method, budget, seed) for seed in range(count)]
         detail = f"{budget} measurements, {count} seeds, {middle(runs, 'own_s'):.1f} s of its own, gap at 0.99 {middle(runs, 'gap'):.3f}"
         results.append(Result(f"{name}.hypervolume", middle(runs, "hypervolume"), "share", "higher", detail))
@@ -120,7 +121,7 @@ def of_the_space(whole: Whole) -> list[Result]:
     best = [np.flatnonzero(quality >= wanted)[whole.best_ratio[quality >= wanted].argmax()] for wanted in (0.99, 0.97)]
     shown = [space.strategies[space.at[point]].short for point in best]
     return [
-        Result("best_ratio_vs_best_preset_at_0.99", whole.best(0.99) / best_preset, "ratio", "higher",
+        Result("best_ratio_vs_best_preset_at_0.99", float(whole.best(0.99) / best_preset), "ratio", "higher",
                f"{whole.best(0.99):.2f} {shown[0]} against {best_preset:.2f} {space.strategies[which].short}"),
         Result("best_ratio_at_0.97", whole.best(0.97), "ratio", "higher", shown[1]),
         Result("proxy.rank_correlation", whole.correlation(), "spearman", "higher", "of the proxy with the quality loss, all points"),
