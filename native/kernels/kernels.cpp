@@ -166,13 +166,10 @@ Owned own(Bytes&& bytes) {
 
 // The sizes of the runs, then the runs.
 nb::list own_runs(std::vector<Bytes>&& runs) {
-    Bytes sizes(4 * runs.size());
-    for (size_t i = 0; i < runs.size(); ++i) {
-        const uint32_t size = uint32_t(runs[i].size());
-        std::memcpy(sizes.data() + 4 * i, &size, 4);
-    }
+    std::vector<uint32_t> sizes;
+    for (const auto& run : runs) sizes.push_back(uint32_t(run.size()));
     nb::list parts;
-    parts.append(own(std::move(sizes)));
+    parts.append(own(Bytes(reinterpret_cast<const uint8_t*>(sizes.data()), 4 * sizes.size())));
     for (auto& run : runs) parts.append(own(std::move(run)));
     return parts;
 }

@@ -1,7 +1,11 @@
 #include "runs.h"
 
+#include <sys/mman.h>
+
 #include <atomic>
+#include <cstring>
 #include <mutex>
+#include <new>
 
 #include "pool.h"
 
@@ -56,7 +60,7 @@ bool encode_run(const Kernels& k, const Runs& r, size_t first, size_t end,
     }
     std::memcpy(at, states, 4 * size_t(lanes));
     at += 4 * lanes;
-    out.assign(begin, at);
+    out = Bytes(begin, size_t(at - begin));
     return true;
 }
 
@@ -98,6 +102,14 @@ std::string decode_run(const Kernels& k, const Runs& r, size_t first, size_t end
 }
 
 }  // namespace
+
+Bytes::Bytes(const uint8_t* from, size_t size) {
+    void* pages = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) throw std::bad_alloc();
+    pages_ = std::unique_ptr<uint8_t[], Unmap>(static_cast<uint8_t*>(pages), Unmap{size});
+    std::memcpy(pages, from, size);
+}
+void Unmap::operator()(uint8_t* pages) const { munmap(pages, size); }
 
 std::vector<Bytes> encode_runs(const Kernels& k, const Runs& r, const std::function<bool(size_t, uint8_t*)>& provide) {
     std::vector<Bytes> runs(r.runs());

@@ -27,7 +27,22 @@ struct Runs {
     size_t runs() const { return (segments + per_run() - 1) / per_run(); }
 };
 
-using Bytes = std::vector<uint8_t>;
+struct Unmap {
+    size_t size = 0;
+    void operator()(uint8_t* pages) const;
+};
+// A part of the stream in pages of its own: whoever copies it into a frame gives them back one by one, where a heap
+// would keep them all.
+class Bytes {
+public:
+    Bytes() = default;
+    Bytes(const uint8_t* from, size_t size);
+    uint8_t* data() const { return pages_.get(); }
+    size_t size() const { return pages_.get_deleter().size; }
+
+private:
+    std::unique_ptr<uint8_t[], Unmap> pages_;
+};
 // provide(segment, to): writes its symbols; false: give up. consume(segment, from): reads them; false: refused.
 std::vector<Bytes> encode_runs(const Kernels&, const Runs&, const std::function<bool(size_t, uint8_t*)>& provide);
 // What is wrong with the stream; empty: nothing.

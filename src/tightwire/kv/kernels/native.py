@@ -7,6 +7,7 @@ Segments are shared out among threads: `set_threads`, or TIGHTWIRE_THREADS when 
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from tightwire.kv.block import F32, U8, U16
 ISA: str = _kernels.isa
 ISAS: list[str] = _kernels.isas
 MAX_DIM = 1024
+_OWN_PAGES = 2**20
 _PLAIN, _ROTATE, _SCALE = range(3)
 _NONE: F32 = np.empty((0, 0), np.float32)
 
@@ -47,6 +49,10 @@ class Weights:
     up: F32
     offset: F32 = field(default_factory=lambda: _NONE)
 
+    def of(self, segments: slice) -> Weights:
+        """Those of some segments."""
+        return Weights(*(part if len(part) < 2 else part[segments] for part in (self.down, self.up, self.offset)))
+
     @property
     def mode(self) -> int:
         return _PLAIN if not self.down.size else _SCALE if self.offset.size else _ROTATE
@@ -64,6 +70,12 @@ class Tables:
 
 
 OWN = Tables(np.empty(0, np.uint16), np.empty((0, 256), np.uint16))
+
+
+def pages(size: int) -> U8:
+    """Uninitialised memory; where it is large, in pages of its own, which go back at once when it is let go: a heap may
+    keep them."""
+    return np.frombuffer(mmap.mmap(-1, size), np.uint8) if size >= _OWN_PAGES else np.empty(size, np.uint8)
 
 
 def segments(x: torch.Tensor) -> U16:
@@ -143,7 +155,7 @@ def rans_decode(data: U8, levels: U16, count: int, tables: Tables = OWN, isa: st
 
 def exponent_encode(values: U16, isa: str = "") -> tuple[U8, list[memoryview]]:
     """bf16 bits `[S, T, D]` → sign with mantissa, a byte for each value; the entropy coder's stream of the exponents."""
-    rest = np.empty(values.size, np.uint8)
+    rest = pages(values.size)
     return rest, [part.data for part in _kernels.exponent_encode(values, rest, isa)]
 
 

@@ -22,6 +22,7 @@ from tightwire.kv.stages.quantizers import groups
 GPUS = ("cuda",)  # types of devices that Triton's kernels run on
 _TRITON = (3, 9)  # before, its arithmetic differs: subnormals become 0, its interpreter rounds fma twice
 _CPU = torch.device("cpu")
+_PART_VALUES = 2**22  # packed symbols come in parts, so that a frame that is put together lets them go one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +63,17 @@ class Native:
         if isinstance(rows.form, native.Tables):
             parts = native.encode_rans(values, rows.levels, rows.weights, lo, step, rows.form)
             return None if parts is None else [lo.data.cast("B"), step.data.cast("B"), *parts]
-        packed = rows.form == "packed"
-        out = np.empty(packed_bytes(rows.levels, values[0].size) if packed else values.size, np.uint8)
-        fits = native.encode(values, rows.levels, rows.weights, lo, step, out, packed)
-        return [lo.data.cast("B"), step.data.cast("B"), out.data] if fits else None
+        packed, count = rows.form == "packed", values[0].size
+        at_once = max(1, _PART_VALUES // count) if packed else len(values)
+        symbols: list[Buffer] = []
+        for first in range(0, len(values), at_once):
+            part = slice(first, first + at_once)
+            levels, weights = rows.levels[part], rows.weights.of(part)
+            out = native.pages(packed_bytes(levels, count) if packed else values.size)
+            if not native.encode(values[part], levels, weights, lo[part], step[part], out, packed):
+                return None
+            symbols.append(out.data)
+        return [lo.data.cast("B"), step.data.cast("B"), *symbols]
 
     def decode(self, params: memoryview, symbols: U8, rows: Rows, out: torch.Tensor) -> None:
         shape: Shape = (out.shape[0], out.shape[1], out.shape[2], out.shape[3])
