@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 
 from tightwire.kv.profiler import engine
+from tightwire.kv.profiler.journal import Sample
 from tightwire.kv.profiler.rates import Rate, Rates
-from tightwire.kv.profiler.search import Fidelity, Settings
+from tightwire.kv.profiler.search import Settings
 from tightwire.kv.profiler.space import Space
 from tightwire.kv.profiles import Profile
 from tightwire.kv.stages.base import Quantizer
@@ -36,7 +37,7 @@ class Synthetic:
     """Loss adds up over K and V and falls with the square of levels; K counts four times."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
-        self.space, self.delay_s, self.measured = space(), delay_s, list[tuple[str, Fidelity]]()
+        self.space, self.delay_s, self.measured = space(), delay_s, list[tuple[str, Sample]]()
         self.published = {"uniform:levels=8,axis=group,group=64,form=asymmetric+pack": "plain-8"}
         self.fingerprint, self.provenance = "synthetic", {"device": "none"}
 
@@ -45,17 +46,17 @@ class Synthetic:
         v = {str(s.v): self._rate(s.v) for s in self.space.strategies}
         return Rates(k, v, RAW_BYTES, 400, 2)
 
-    def qualities(self, wanted: Sequence[tuple[Strategy, Fidelity]]) -> list[float]:
+    def qualities(self, wanted: Sequence[tuple[Strategy, Sample]]) -> list[float]:
         found = []
-        for strategy, fidelity in wanted:
+        for strategy, sample in wanted:
             time.sleep(self.delay_s)
-            self.measured.append((str(strategy), fidelity))
-            found.append(self.quality(strategy, fidelity))
+            self.measured.append((str(strategy), sample))
+            found.append(self.quality(strategy, sample))
         return found
 
-    def quality(self, strategy: Strategy, fidelity: Fidelity = "full") -> float:
+    def quality(self, strategy: Strategy, sample: Sample = "full") -> float:
         loss = 0.8 * self._rate(strategy.k).error + 0.2 * self._rate(strategy.v).error
-        return float(np.exp(-loss * (1.1 if fidelity == "few" else 1.0)))
+        return float(np.exp(-loss * {"few": 1.1, "full": 1.0, "fresh": 1.02}[sample]))
 
     def profile(self, strategy: Strategy, quality: float) -> Profile:
         time.sleep(self.delay_s)

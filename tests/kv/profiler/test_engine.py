@@ -18,6 +18,7 @@ from tightwire.kv.profiler.pareto import hypervolume
 from tightwire.kv.profiler.rates import compose
 from tightwire.kv.profiler.search import Problem, Search, Settings
 from tightwire.kv.profiles import ProfileLibrary
+from tightwire.kv.strategy import Strategy
 
 SETTINGS = Settings(30.0, seed=3, cold=6)
 
@@ -44,7 +45,9 @@ def test_finds_nearly_all_of_the_hypervolume_within_its_budget(whole: tuple[engi
 
 
 def test_the_library_is_the_front_with_raw_and_what_was_measured(whole: tuple[engine.Outcome, bytes]) -> None:
-    library = whole[0].library
+    library, bench = whole[0].library, Synthetic()
+    assert "raw" in {profile.strategy for profile in library.profiles}
+    assert all(p.quality == bench.quality(Strategy.parse(p.strategy), "fresh") for p in library.profiles)
     quality = {found.strategy: found.quality for found in whole[0].found}
     assert {profile.strategy for profile in library.profiles} == {f.strategy for f in whole[0].found if f.on_front}
     assert all(profile.quality == quality[profile.strategy] for profile in library.profiles)

@@ -1,8 +1,8 @@
 """A profiling run: rates of all, quality of a few, a library of the front. `Bench` is what is measured on.
 
 The life of a run: begin (or find) the journal; measure the rates of all sides; ask the search, measure what it asks for,
-tell it, until it asks no more; measure the published presets; measure the front once more as whole frames; give the
-library. Every measurement stands in the journal before it counts, and nothing else decides what comes next: a run that
+tell it, until it asks no more; measure the published presets; measure front and presets once more, quality on prompts that
+the search did not see (a winner was chosen by its luck, too) and speed as whole frames; give the library. Every measurement stands in the journal before it counts, and nothing else decides what comes next: a run that
 was killed gives the same library when it is run again.
 """
 
@@ -15,12 +15,15 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from tightwire.kv.profiler.journal import Began, Journal, Measured, Rated, Verified
+from tightwire.kv.profiler.journal import Began, Journal, Measured, Rated, Sample, Verified
+from tightwire.kv.profiler.pareto import front
 from tightwire.kv.profiler.rates import Rates, compose
 from tightwire.kv.profiler.search import Fidelity, Observation, Problem, Search, Settings
 from tightwire.kv.profiler.space import Space
 from tightwire.kv.profiles import Profile, ProfileLibrary
 from tightwire.kv.strategy import Strategy
+
+AT_ONCE = 8  # measurements between two writes of the journal
 
 
 class Bench(Protocol):
@@ -33,7 +36,7 @@ class Bench(Protocol):
 
     def rates(self) -> Rates: ...
 
-    def qualities(self, wanted: Sequence[tuple[Strategy, Fidelity]]) -> list[float]:
+    def qualities(self, wanted: Sequence[tuple[Strategy, Sample]]) -> list[float]:
         """Relative qualities in the order of `wanted`, the same for the same strategy in every process."""
         ...
 
@@ -61,13 +64,15 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A strategy whose quality was measured, with its `time_s` for a raw byte; `preset`: its name, if it is one."""
+    """A strategy whose quality was measured, with its `time_s` for a raw byte; `fresh`: on prompts that the search did not
+    see; `preset`: its name, if it is one."""
 
     strategy: str
     ratio: float
     quality: float
     time_s: float
     on_front: bool
+    fresh: bool = False
     preset: str = ""
 
 
@@ -95,14 +100,18 @@ def run(bench: Bench, settings: Settings, journal: Path, say: Callable[[Progress
         named = {i: bench.published[str(s)] for i, s in enumerate(space.strategies) if str(s) in bench.published}
         unknown = {int(space.point[i]) for i in named if np.isnan(search.known[space.point[i]])}
         search.tell(_measure(bench, book, [(point, "full") for point in sorted(unknown)]))
-        quality = search.known[space.point]
-        chosen, _ = search.front()
+        candidates = sorted({*search.front()[0], *named})
+        quality, fresh = search.known[space.point], np.zeros(len(space), bool)
+        quality[candidates] = _qualities(bench, book, [(space.strategies[i], "fresh") for i in candidates])
+        fresh[candidates] = True
+        gains = search.problem.scale.gains(known.ratio[candidates], known.time_s[candidates], quality[candidates])
+        chosen = [candidates[i] for i in front(gains)]
         for index in chosen:
             if str(space.strategies[index]) not in book.verified:
                 book.add(Verified(bench.profile(space.strategies[index], float(quality[index]))))
         profiles = [book.verified[str(space.strategies[index])] for index in chosen]
         found = [
-            Found(str(s), float(known.ratio[i]), float(quality[i]), float(known.time_s[i]), i in chosen,
+            Found(str(s), float(known.ratio[i]), float(quality[i]), float(known.time_s[i]), i in chosen, bool(fresh[i]),
                   named.get(i, ""))
             for i, s in enumerate(space.strategies)
             if np.isfinite(quality[i])
@@ -112,16 +121,19 @@ def run(bench: Bench, settings: Settings, journal: Path, say: Callable[[Progress
 
 
 def _measure(bench: Bench, book: Journal, asked: Sequence[tuple[int, Fidelity]]) -> list[Observation]:
-    """From the journal, or now."""
-    space = bench.space
-    wanted = [(space.strategies[space.at[point]], fidelity) for point, fidelity in asked]
-    new = [(s, fidelity) for s, fidelity in wanted if (str(s), fidelity) not in book.measured]
-    for (strategy, fidelity), quality in zip(new, bench.qualities(new) if new else [], strict=True):
-        book.add(Measured(str(strategy), fidelity, quality))
-    return [
-        Observation(point, fidelity, book.measured[str(strategy), fidelity])
-        for (point, fidelity), (strategy, _) in zip(asked, wanted, strict=True)
-    ]
+    wanted = [(bench.space.strategies[bench.space.at[point]], fidelity) for point, fidelity in asked]
+    found = _qualities(bench, book, wanted)
+    return [Observation(point, fidelity, quality) for (point, fidelity), quality in zip(asked, found, strict=True)]
+
+
+def _qualities(bench: Bench, book: Journal, wanted: Sequence[tuple[Strategy, Sample]]) -> list[float]:
+    """From the journal, or now, a few at a time: what a kill costs is no more than those."""
+    new = list(dict.fromkeys((s, sample) for s, sample in wanted if (str(s), sample) not in book.measured))
+    for begin in range(0, len(new), AT_ONCE):
+        part = new[begin : begin + AT_ONCE]
+        for (strategy, sample), quality in zip(part, bench.qualities(part), strict=True):
+            book.add(Measured(str(strategy), sample, quality))
+    return [book.measured[str(strategy), sample] for strategy, sample in wanted]
 
 
 def _progress(search: Search) -> Progress:

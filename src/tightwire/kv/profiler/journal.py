@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import msgspec
 
@@ -16,6 +17,8 @@ from tightwire.errors import ConfigError
 from tightwire.kv.profiler.rates import Rates
 from tightwire.kv.profiler.search import Fidelity, Settings
 from tightwire.kv.profiles import Profile
+
+Sample = Fidelity | Literal["fresh"]  # fresh: as many prompts as full, none of which the search saw
 
 
 class Began(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -31,10 +34,10 @@ class Rated(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """The relative `quality` of a strategy at a fidelity."""
+    """The relative `quality` of a strategy on a sample of prompts."""
 
     strategy: str
-    fidelity: Fidelity
+    sample: Sample
     quality: float
 
 
@@ -50,7 +53,7 @@ class Journal:
 
     def __init__(self, path: Path, began: Began) -> None:
         self.rates: Rates | None = None
-        self.measured: dict[tuple[str, Fidelity], float] = {}
+        self.measured: dict[tuple[str, Sample], float] = {}
         self.verified: dict[str, Profile] = {}
         lines, whole = _read(path)
         if lines and lines[0] != began:
@@ -76,8 +79,8 @@ class Journal:
         match line:
             case Rated(rates):
                 self.rates = rates
-            case Measured(strategy, fidelity, quality):
-                self.measured[strategy, fidelity] = quality
+            case Measured(strategy, sample, quality):
+                self.measured[strategy, sample] = quality
             case Verified(profile):
                 self.verified[profile.strategy] = profile
 

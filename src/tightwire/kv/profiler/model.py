@@ -17,7 +17,7 @@ from tightwire.kv.engines.batched import BatchedModel
 from tightwire.kv.kernels import native
 from tightwire.kv.profiler import rates
 from tightwire.kv.profiler.calibration import Calibration
-from tightwire.kv.profiler.search import Fidelity
+from tightwire.kv.profiler.journal import Sample
 from tightwire.kv.profiler.space import published, standard
 from tightwire.kv.profiles import Profile, measure
 from tightwire.kv.quality import Suite
@@ -26,7 +26,8 @@ from tightwire.kv.transfer.sender import DEFAULT_CHUNK_TOKENS
 
 FEW_LENGTHS = (128, 512)
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-Task = tuple[str, Fidelity]
+FRESH_SEED = 104_729  # added to the seed: prompts that the search did not see
+Task = tuple[str, Sample]
 
 
 class Suites:
@@ -35,17 +36,22 @@ class Suites:
     def __init__(self, folder: Path, tables: Path, seed: int) -> None:
         os.environ["TIGHTWIRE_TABLES"] = str(tables)
         torch.set_num_threads(1)
-        self._folder, self._seed, self._made = folder, seed, dict[Fidelity, Suite]()
+        self._folder, self._seed, self._made = folder, seed, dict[Sample, Suite]()
 
     def relative(self, task: Task) -> float:
-        text, fidelity = task
-        if fidelity not in self._made:
-            self._made[fidelity] = (
-                Suite.of(self._folder, seed=self._seed)
-                if fidelity == "full"
-                else Suite.of(self._folder, seed=self._seed, fidelity="few", lengths=FEW_LENGTHS)
-            )
-        return self._made[fidelity].measure(Strategy.parse(text)).relative
+        text, sample = task
+        if sample not in self._made:
+            self._made[sample] = self._suite(sample)
+        return self._made[sample].measure(Strategy.parse(text)).relative
+
+    def _suite(self, sample: Sample) -> Suite:
+        match sample:
+            case "full":
+                return Suite.of(self._folder, seed=self._seed)
+            case "few":
+                return Suite.of(self._folder, seed=self._seed, fidelity="few", lengths=FEW_LENGTHS)
+            case "fresh":
+                return Suite.of(self._folder, seed=self._seed + FRESH_SEED)
 
 
 class Executor(Protocol):
@@ -106,9 +112,9 @@ class ModelBench:
     def rates(self) -> rates.Rates:
         return rates.measure(self.space, self._calibration.blocks, self._calibration.attention)
 
-    def qualities(self, wanted: Sequence[tuple[Strategy, Fidelity]]) -> list[float]:
+    def qualities(self, wanted: Sequence[tuple[Strategy, Sample]]) -> list[float]:
         assert self.executor is not None
-        return self.executor.map([(str(strategy), fidelity) for strategy, fidelity in wanted])
+        return self.executor.map([(str(strategy), sample) for strategy, sample in wanted])
 
     def profile(self, strategy: Strategy, quality: float) -> Profile:
         (found,) = measure([strategy], self._calibration.blocks, lambda _: quality)

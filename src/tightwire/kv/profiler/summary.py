@@ -18,7 +18,7 @@ def page(outcome: Outcome) -> Page:
     return Page(
         f"Profile of {outcome.library.model}",
         f"{outcome.progress}. Ratio, and seconds of encoding and decoding together, are measured of every strategy; "
-        "quality of those that the search asked for.",
+        "quality of those that the search asked for; of front and presets once more, on prompts that it did not see.",
         [picture(outcome.found), best(outcome.found), published(outcome.found), front(outcome)],
     )
 
@@ -45,7 +45,7 @@ def best(found: Sequence[Found]) -> Table:
     """The largest ratio at each quality, of all and of the published presets."""
     rows = []
     for quality in QUALITIES:
-        good = [each for each in found if each.quality >= quality]
+        good = [each for each in found if each.fresh and each.quality >= quality]
         ours = max(good, key=lambda each: each.ratio)
         theirs = max((each for each in good if each.preset), key=lambda each: each.ratio, default=None)
         rows.append([
@@ -54,7 +54,7 @@ def best(found: Sequence[Found]) -> Table:
         ])  # fmt: skip
     return Table(
         "Largest ratio at a quality", ["quality at least", "ratio", "quality", "strategy", "best preset"], rows,
-        right=["quality at least", "ratio", "quality"],
+        right=["quality at least", "ratio", "quality"], notes=["quality on prompts that the search did not see"],
     )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def published(found: Sequence[Found]) -> Table:
     rows = []
     for preset in sorted((each for each in found if each.preset), key=lambda each: -each.quality):
         better = [
-            each for each in found if each.quality >= preset.quality and each.time_s <= preset.time_s and each.ratio > preset.ratio
+            each for each in found if each.fresh and each.quality >= preset.quality and each.time_s <= preset.time_s and each.ratio > preset.ratio
         ]
         beaten = max((each.ratio for each in better), default=None)
         rows.append([
