@@ -41,7 +41,7 @@ def enter(namespace: str) -> None:
 
 
 class Testbed:
-    """`sender` and `receiver` are namespaces; `receiver_address` is reachable from `sender` over the shaped link."""
+    """`sender` and `receiver` are namespaces whose addresses reach each other; what the sender sends is shaped."""
 
     __test__ = False  # not a test class, whatever its name says to pytest
 
@@ -49,7 +49,7 @@ class Testbed:
         tag = uuid.uuid4().hex[:6]
         self.sender, self.receiver = f"tw-{tag}-send", f"tw-{tag}-recv"
         self._names = (f"tw{tag}s", f"tw{tag}r")
-        self.receiver_address = _RECEIVE
+        self.sender_address, self.receiver_address = _SEND, _RECEIVE
 
     def __enter__(self) -> Testbed:
         from pyroute2 import IPRoute, NetNS, netns
