@@ -15,7 +15,7 @@ from tightwire.ccl import transport
 @pytest.mark.parametrize("way", ["inet_diag", "proc"])
 def test_a_connection_is_seen_from_both_ends(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "proc":
-        monkeypatch.setattr(transport, "_by_diag", lambda: 1 / 0)
+        monkeypatch.setattr(transport, "by_diag", lambda: 1 / 0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         sender = socket.create_connection(server.getsockname())
         child = os.fork()

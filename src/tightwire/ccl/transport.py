@@ -25,7 +25,10 @@ _WITH_TCP_INFO = 1 << 1  # the bit of INET_DIAG_INFO (2)
 class Connection(msgspec.Struct, frozen=True):
     """One end of a TCP connection, that of `rank`; `peer` is the rank at the other end. `queued_bytes` were handed to the
     kernel and are not acknowledged; `resending`: its timer is set to send them again, not to ask whether the receiver has
-    room; `retransmits` counts such tries in a row without an answer. The bytes are None where only /proc was to be had."""
+    room; `retransmits` counts such tries in a row without an answer; `busy_s` is how long it had bytes under way so far,
+    `receiver_limited_s` how much of that because the receiver did not read; `rtt_s` the smoothed round trip, `delivery_bytes_per_s` the kernel's last measure of what
+    gets through. What only
+    inet_diag tells is None where only /proc was to be had."""
 
     rank: int
     peer: int
@@ -36,23 +39,33 @@ class Connection(msgspec.Struct, frozen=True):
     retransmits: int
     acked_bytes: int | None = None
     received_bytes: int | None = None
+    busy_s: float | None = None
+    receiver_limited_s: float | None = None
+    rtt_s: float | None = None
+    delivery_bytes_per_s: int | None = None
 
 
-class _Socket(NamedTuple):
+class Socket(NamedTuple):
+    """One established TCP socket, with the fields of `Connection`."""
+
     inode: int
     local: str
     remote: str
     queued_bytes: int
     resending: bool
     retransmits: int
-    acked_bytes: int | None
-    received_bytes: int | None
+    acked_bytes: int | None = None
+    received_bytes: int | None = None
+    busy_s: float | None = None
+    receiver_limited_s: float | None = None
+    rtt_s: float | None = None
+    delivery_bytes_per_s: int | None = None
 
 
 def connections(pids: Mapping[int, int], proc: Path = Path("/proc")) -> list[Connection]:
     """Those between two of the ranks (rank → process); ranks that are gone have none."""
-    tables: dict[int, list[_Socket]] = {}
-    owned: dict[int, list[_Socket]] = {}
+    tables: dict[int, list[Socket]] = {}
+    owned: dict[int, list[Socket]] = {}
     for rank, pid in pids.items():
         with contextlib.suppress(OSError):
             namespace = os.stat(proc / str(pid) / "ns" / "net").st_ino
@@ -79,16 +92,16 @@ def _inodes(pid: int, proc: Path) -> set[int]:
     return found
 
 
-def _sockets(pid: int, proc: Path) -> list[_Socket]:
+def _sockets(pid: int, proc: Path) -> list[Socket]:
     try:
-        return _in_namespace(proc / str(pid) / "ns" / "net", _by_diag)
+        return _in_namespace(proc / str(pid) / "ns" / "net", by_diag)
     except Exception:  # not installed, not allowed, not in this kernel
         return _by_proc(pid, proc)
 
 
-def _in_namespace(path: Path, call: Callable[[], list[_Socket]]) -> list[_Socket]:
+def _in_namespace(path: Path, call: Callable[[], list[Socket]]) -> list[Socket]:
     """The result of `call` in that network namespace: in a thread, for setns(2) moves only the thread that calls it."""
-    result: list[list[_Socket]] = []
+    result: list[list[Socket]] = []
     errors: list[Exception] = []
 
     def body() -> None:
@@ -109,7 +122,8 @@ def _in_namespace(path: Path, call: Callable[[], list[_Socket]]) -> list[_Socket
     return result[0]
 
 
-def _by_diag() -> list[_Socket]:
+def by_diag() -> list[Socket]:
+    """Those of the network namespace of the calling thread."""
     from pyroute2.netlink.diag import DiagSocket
 
     found = []
@@ -118,16 +132,19 @@ def _by_diag() -> list[_Socket]:
             for each in diag.get_sock_stats(family=family, states=1 << _ESTABLISHED, extensions=_WITH_TCP_INFO):
                 info: dict[str, Any] = dict(each["attrs"]).get("INET_DIAG_INFO", {})
                 found.append(
-                    _Socket(
+                    Socket(
                         each["idiag_inode"], f"{each['idiag_src']}:{each['idiag_sport']}",
                         f"{each['idiag_dst']}:{each['idiag_dport']}", each["idiag_wqueue"],
-                        each["idiag_timer"] == _RESEND, info.get("tcpi_retransmits", 0), info.get("tcpi_bytes_acked"), info.get("tcpi_bytes_received"),
+                        each["idiag_timer"] == _RESEND, info.get("tcpi_retransmits", 0), info.get("tcpi_bytes_acked"),
+                        info.get("tcpi_bytes_received"), _seconds(info.get("tcpi_busy_time")),
+                        _seconds(info.get("tcpi_rwnd_limited")), _seconds(info.get("tcpi_rtt")),
+                        info.get("tcpi_delivery_rate"),
                     )
                 )  # fmt: skip
     return found
 
 
-def _by_proc(pid: int, proc: Path) -> list[_Socket]:
+def _by_proc(pid: int, proc: Path) -> list[Socket]:
     found = []
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
@@ -138,8 +155,12 @@ def _by_proc(pid: int, proc: Path) -> list[_Socket]:
                     resending = int(fields[5].split(":")[0], 16) == _RESEND
                     local, remote = _address(fields[1]), _address(fields[2])
                     tries = int(fields[6], 16)
-                    found.append(_Socket(int(fields[9]), local, remote, queued, resending, tries, None, None))
+                    found.append(Socket(int(fields[9]), local, remote, queued, resending, tries))
     return found
+
+
+def _seconds(microseconds: int | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e6
 
 
 def _address(text: str) -> str:

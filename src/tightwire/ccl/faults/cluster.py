@@ -6,11 +6,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import uuid
+from collections import defaultdict
+from pathlib import Path
 from types import TracebackType
 
-INTERFACE = "tw0"
+INTERFACE, MAX_HOSTS = "tw0", 62_500
+_QUEUE_S, _BURST_BYTES = 0.05, 16384
 _IPV4, _DROP, _ACCEPT = 2, 0, 1
+_ETH_IP, _ROOT, _UNLIMITED_BYTES_PER_S = 0x0800, 0xFFFFFFFF, 4_000_000_000
 
 
 def address(host: int) -> str:
@@ -81,3 +86,49 @@ def drop_packets_from(hosts: list[int]) -> None:
             rules.rule(
                 "add", table="tightwire", chain="lost", expressions=(ipv4addr(src=address(host)), verdict(code=_DROP))
             )
+
+
+def slow_down(bytes_per_s: float, to_host: int | None = None) -> None:
+    """On this process's own host: hold what leaves it (or only what goes to one other host) to that rate, by a token
+    bucket (tc-tbf(8))."""
+    from pyroute2 import IPRoute
+
+    bucket = {"rate": int(bytes_per_s), "burst": _BURST_BYTES, "latency": f"{_QUEUE_S * 1e3:g}ms"}
+    with IPRoute() as ip:
+        index = ip.link_lookup(ifname=INTERFACE)[0]
+        if to_host is None:
+            ip.tc("replace", "tbf", index, 0x10000, **bucket)
+            return
+        ip.tc("replace", "htb", index, 0x10000, default=0x20)
+        ip.tc("add-class", "htb", index, 0x10010, parent=0x10000, rate=int(bytes_per_s), burst=_BURST_BYTES)
+        ip.tc("add-class", "htb", index, 0x10020, parent=0x10000, rate=_UNLIMITED_BYTES_PER_S)
+        number = int.from_bytes(socket.inet_aton(address(to_host)), "big")
+        ip.tc("add-filter", "u32", index, parent=0x10000, prio=1, protocol=_ETH_IP, target=0x10010, keys=[f"0x{number:08x}/0xffffffff+16"])
+
+
+def set_free() -> None:
+    """On this process's own host: as it was before `slow_down`."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with IPRoute() as ip, contextlib.suppress(NetlinkError):
+        ip.tc("del", index=ip.link_lookup(ifname=INTERFACE)[0], parent=_ROOT)
+
+
+def sent_bytes() -> int:
+    """What left this process's host through its interface so far."""
+    for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+        name, _, fields = line.partition(":")
+        if name.strip() == INTERFACE:
+            return int(fields.split()[8])
+    return 0
+
+
+def busiest_peer() -> int:
+    """The host to which this process's own host sent most so far."""
+    from tightwire.ccl import transport
+
+    sent: dict[str, int] = defaultdict(int)
+    for each in transport.by_diag():
+        sent[each.remote.rpartition(":")[0]] += each.acked_bytes or 0
+    return max(range(MAX_HOSTS), key=lambda host: sent.get(address(host), -1))

@@ -6,29 +6,62 @@ import json
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from tightwire.ccl.faults import cluster, quota
 from tightwire.ccl.faults.cluster import drop_packets_from
 
-FAULTS = ("stop", "kill", "loop", "shape", "dtype", "operation", "root", "order", "drop", "dead")
+CLASSES = {
+    "stop": "H1", "kill": "H1", "loop": "H1", "shape": "H2", "dtype": "H2", "operation": "H2", "root": "H2",
+    "order": "H2", "drop": "H3", "dead": "H3", "sleep": "S1", "quota": "S1", "slow": "S2", "slow-pair": "S2",
+    "both": "S3",
+}  # fmt: skip
+FAULTS = tuple(CLASSES)
+LASTING = ("sleep", "quota", "slow", "slow-pair", "both")  # until they are lifted
 
 
-def inject(fault: str, rank: int, step: int, truth: Path | None) -> None:
+@dataclass(frozen=True)
+class Rhythm:
+    """What a step of the job is like before the fault: its time, the processor time and the bytes sent by this rank."""
+
+    step_s: float
+    processor_s: float
+    sent_bytes: float
+
+
+def inject(fault: str, rank: int, step: int, truth: Path | None, severity: float = 2.0, rhythm: Rhythm | None = None) -> float:
     """`stop`: SIGSTOP; `kill`: SIGKILL; `loop`: never returns; `drop`: what the next rank sends to this one is lost,
-    `dead`: what anyone sends to it (both need `launch --hosts`). The others are calls that differ, left to the job. `truth` gets
-    the fault, its rank and its time."""
-    if truth is not None:
-        told = {"fault": fault, "rank": rank, "step": step, "pid": os.getpid(), "at_s": time.monotonic()}
-        truth.write_text(json.dumps(told))
+    `dead`: what anyone sends to it (both need `launch --hosts`). `sleep`, `quota`, `slow` (its interface), `slow-pair`
+    (what it sends to the rank to which it sends most) and `both` make steps about `severity` times as long, going by `rhythm`. The others
+    are calls that differ, left to the job. `truth` gets the fault, who is guilty and its time. Returns how long the job
+    must sleep in each step from now on, in seconds."""
     world = int(os.environ["WORLD_SIZE"])
+    other = cluster.busiest_peer() if fault == "slow-pair" else (rank + 1) % world
+    if truth is not None:
+        is_link = fault in ("drop", "slow-pair")
+        told = {
+            "fault": fault, "class": CLASSES[fault], "rank": rank, "step": step, "pid": os.getpid(),
+            "guilty_ranks": [] if is_link else [rank],
+            "guilty_links": [f"{min(rank, other)}-{max(rank, other)}"] if is_link else [],
+            "severity": severity, "step_s": None if rhythm is None else rhythm.step_s, "at_s": time.monotonic(),
+        }  # fmt: skip
+        truth.write_text(json.dumps(told))
     if fault in ("drop", "dead"):
-        drop_packets_from(
-            [(rank + 1) % world] if fault == "drop" else [other for other in range(world) if other != rank]
-        )
+        drop_packets_from([other] if fault == "drop" else [host for host in range(world) if host != rank])
     if fault == "loop":
         endless_loop()
     if fault in ("stop", "kill"):
         os.kill(os.getpid(), {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[fault])
+    return 0.0 if rhythm is None else _slow_down(fault, other, severity, rhythm)
+
+
+def lift(fault: str) -> None:
+    """End one of `LASTING`."""
+    if fault == "quota":
+        quota.lift(os.getpid())
+    if fault in ("slow", "slow-pair", "both"):
+        cluster.set_free()
 
 
 def endless_loop() -> None:
@@ -36,3 +69,12 @@ def endless_loop() -> None:
     count = 0
     while True:
         count += 1
+
+
+def _slow_down(fault: str, other: int, severity: float, rhythm: Rhythm) -> float:
+    extra_s = (severity - 1) * rhythm.step_s
+    if fault == "quota":
+        quota.limit(os.getpid(), rhythm.processor_s / (rhythm.processor_s + extra_s))
+    if fault in ("slow", "slow-pair", "both"):
+        cluster.slow_down(rhythm.sent_bytes / extra_s, other if fault == "slow-pair" else None)
+    return extra_s if fault in ("sleep", "both") else 0.0

@@ -18,6 +18,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from tightwire.ccl.faults import quota
+
 REACTION_S = 0.1  # torchrun looks for dead ranks as often
 
 
@@ -35,7 +37,11 @@ def launch(ranks: int, enter: Sequence[Callable[[], None]], address: str, body: 
             _be_rank(enter[rank] if enter else None, body)
         children[pid] = rank
     signal.signal(signal.SIGTERM, lambda *_: _end(list(children)))
-    return _wait_for(children)
+    started = list(children)
+    status = _wait_for(children)
+    for pid in started:
+        quota.clean_up(pid)
+    return status
 
 
 def _be_rank(enter: Callable[[], None] | None, body: Callable[[], object]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""A small real DDP training job for demos and drills, with an optional fault at a chosen rank and step:
+"""A small real training job for demos and drills, with an optional fault at a chosen rank and step:
 
 `torchrun --nproc-per-node 4 -m tightwire.ccl.faults.sample_job --steps 200 [--fault stop --rank 2 --step 50]`
 """
@@ -6,46 +6,82 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from tightwire.ccl.faults.inject import FAULTS, inject
+from tightwire.ccl.faults import cluster
+from tightwire.ccl.faults.inject import FAULTS, LASTING, Rhythm, inject, lift
+from tightwire.ccl.faults.workloads import BATCH, WIDTH, WORKLOADS
+
+CHECKPOINT_EVERY, EVALUATION_EVERY, EVALUATION_ROUNDS = 60, 80, 10
+
+
+class Tempo:
+    """Measures this rank's steps; `file` gets the time at which each began."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = None if file is None else file.open("w")
+        self._marks: list[tuple[float, float, int]] = []
+
+    def begin(self) -> None:
+        self._marks.append((time.monotonic(), time.process_time(), cluster.sent_bytes()))
+        if self._file is not None:
+            self._file.write(f"{self._marks[-1][0]}\n")
+            self._file.flush()
+
+    def rhythm(self) -> Rhythm:
+        """The medians so far, of the later half."""
+        marks = self._marks[len(self._marks) // 2 :]
+        steps = list(zip(marks, marks[1:], strict=False))
+        step_s, processor_s, sent = (statistics.median(b[at] - a[at] for a, b in steps) for at in range(3))
+        return Rhythm(step_s, processor_s, sent)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", choices=sorted(WORKLOADS), default="ddp", help="the way in which it is parallel")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--pause", type=float, default=0.02, help="seconds of other work in each step")
+    parser.add_argument("--uneven", type=float, default=0.0, help="up to that share more or less of it, at random")
+    parser.add_argument("--phases", action="store_true", help="with checkpoints on rank 0 and evaluations")
     parser.add_argument("--fault", choices=FAULTS)
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--step", type=int, default=20)
+    parser.add_argument("--until", type=int, help="the step at which a fault that makes it slow is lifted again")
+    parser.add_argument("--severity", type=float, default=2.0, help="how many times as long a step becomes, about")
     parser.add_argument("--truth", type=Path, help="where to write what was injected, and when")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    model = DistributedDataParallel(nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 10)))
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+    rank, fault = dist.get_rank(), arguments.fault
+    workload = WORKLOADS[arguments.job](rank, dist.get_world_size())
     generator = torch.Generator().manual_seed(rank)
+    guilty = fault is not None and rank == arguments.rank
+    steps_file = arguments.truth.with_suffix(".steps") if guilty and arguments.truth is not None else None
+    tempo, lag_s = Tempo(steps_file), 0.0
     for step in range(arguments.steps):
-        fault = arguments.fault if rank == arguments.rank and step == arguments.step else None
-        if fault:
-            inject(fault, rank, step, arguments.truth)
-        x = torch.randn(32, 128, generator=generator)
-        optimiser.zero_grad()
-        loss = nn.functional.cross_entropy(model(x), x[:, :10].argmax(dim=1))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        share_metrics(loss.item(), fault)
-        time.sleep(arguments.pause)
+        tempo.begin()
+        here = guilty and step == arguments.step
+        if here:
+            rhythm = tempo.rhythm() if fault in LASTING else None
+            lag_s = inject(fault, rank, step, arguments.truth, arguments.severity, rhythm)
+        if guilty and step == arguments.until:
+            lift(fault)
+            lag_s = 0.0
+        time.sleep(lag_s)
+        loss = workload(torch.randn(BATCH, WIDTH, generator=generator))
+        share_metrics(loss, fault if here else None)
+        spread = arguments.uneven * float(2 * torch.rand((), generator=generator) - 1)
+        time.sleep(arguments.pause * (1 + spread))
+        if arguments.phases:
+            other_phases(step, rank)
         if rank == 0 and step % 50 == 0:
-            print(f"step {step} loss {loss.item():.3f}", flush=True)
+            print(f"step {step} loss {loss:.3f}", flush=True)
     dist.destroy_process_group()
 
 
@@ -60,6 +96,18 @@ def share_metrics(loss: float, fault: str | None) -> None:
         calls[0] = lambda: dist.reduce(metrics, 0)
     for call in reversed(calls) if fault == "order" else calls:
         call()
+
+
+def other_phases(step: int, rank: int) -> None:
+    """What interrupts training now and then: a checkpoint that one rank writes, an evaluation by all."""
+    if step % CHECKPOINT_EVERY == CHECKPOINT_EVERY - 1:
+        if rank == 0:
+            time.sleep(1.0)
+        dist.barrier()
+    if step % EVALUATION_EVERY == EVALUATION_EVERY - 1:
+        for _ in range(EVALUATION_ROUNDS):
+            time.sleep(0.01 * (1 + rank))
+            dist.all_reduce(torch.ones(2))
 
 
 if __name__ == "__main__":
