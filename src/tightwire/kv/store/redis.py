@@ -1,0 +1,86 @@
+"""Redis or Valkey as a store. The server evicts: set its `maxmemory` and `maxmemory-policy allkeys-lru`, or a TTL."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+
+from tightwire.kv.store.resp import Address, Connection, Reply, ServerError
+
+PREFIX = "tightwire:"
+_NO_ROOM = "OOM"
+
+
+class Redis:
+    """One server at `address`; no cluster. `ttl_s`: how long an unused value may stay, None for as long as the server
+    likes."""
+
+    parallel = 4
+
+    def __init__(self, address: Address, *, timeout_s: float, ttl_s: int | None = None) -> None:
+        self._address, self._timeout_s, self._ttl_s = address, timeout_s, ttl_s
+        self._idle: queue.LifoQueue[Connection] = queue.LifoQueue()
+
+    def get(self, key: str, max_bytes: int) -> memoryview | None:
+        # A range, so that the server never sends more than one byte too much.
+        value = self._call("GETRANGE", PREFIX + key, "0", str(max_bytes), max_bytes=max_bytes + 1)
+        assert isinstance(value, memoryview)
+        if len(value) > max_bytes:
+            self.remove(key)
+            return None
+        return value if len(value) else None
+
+    def put(self, key: str, value: memoryview) -> bool:
+        expiry = [] if self._ttl_s is None else ["EX", str(self._ttl_s)]
+        try:
+            self._call("SET", PREFIX + key, value, *expiry)
+        except ServerError as error:
+            if error.code == _NO_ROOM:
+                return False
+            raise
+        return True
+
+    def contains(self, keys: Sequence[str]) -> int:
+        """Only counts come back: all of a run are there, or as many as there are bound it from above. Where there is a
+        beginning and nothing else, two questions answer it; otherwise the run is halved."""
+        low, high, questions = 0, len(keys), 0
+        while low < high:
+            middle = high if questions < 2 else (low + high + 1) // 2
+            count = self._call("EXISTS", *(PREFIX + key for key in keys[low:middle]))
+            assert isinstance(count, int)
+            low, high = (middle, high) if count == middle - low else (low, low + count)
+            questions += 1
+        return low
+
+    def remove(self, key: str) -> None:
+        self._call("UNLINK", PREFIX + key)
+
+    def close(self) -> None:
+        while True:
+            try:
+                self._idle.get_nowait().close()
+            except queue.Empty:
+                return
+
+    def _call(self, *words: str | memoryview, max_bytes: int = 0) -> Reply:
+        connection = self._connection()
+        try:
+            reply = connection.call(*words, max_bytes=max_bytes)
+        except ServerError:
+            self._idle.put(connection)
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.put(connection)
+        return reply
+
+    def _connection(self) -> Connection:
+        while True:
+            try:
+                connection = self._idle.get_nowait()
+            except queue.Empty:
+                return Connection(self._address, self._timeout_s)
+            if not connection.ended:
+                return connection
+            connection.close()

@@ -1,0 +1,118 @@
+"""One connection that speaks RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/), the protocol of
+Redis and Valkey.
+
+The few commands of a store need no client library, and large values come several times faster straight from the
+socket into their own memory, which is taken only after the stated length was found acceptable.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from dataclasses import dataclass
+
+import numpy as np
+
+from tightwire.errors import LinkError
+
+_MAX_LINE_BYTES = 64 * 1024
+
+Reply = str | int | memoryview | None
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server is and how to log in."""
+
+    host: str
+    port: int = 6379
+    database: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: bool = False
+
+
+class ServerError(LinkError):
+    """The server answered with an error; its first word is `code`."""
+
+    def __init__(self, text: str) -> None:
+        self.code = text.split(" ", 1)[0]
+        super().__init__(f"the server says: {text}")
+
+
+class Connection:
+    """Logged in. `timeout_s` is for connecting and then for each wait on the socket. After any error but ServerError
+    the connection is of no use."""
+
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        self._socket = socket.create_connection((address.host, address.port), timeout_s)
+        try:
+            if address.tls:
+                context = ssl.create_default_context()
+                self._socket = context.wrap_socket(self._socket, server_hostname=address.host)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._file = self._socket.makefile("rb")
+            if address.password is not None:
+                self.call("AUTH", *([address.username] if address.username else []), address.password)
+            if address.database:
+                self.call("SELECT", str(address.database))
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def call(self, *words: str | memoryview, max_bytes: int = 0) -> Reply:
+        """The answer to one command. Raises ServerError, OSError, and LinkError for what is not RESP2 or is longer
+        than `max_bytes`."""
+        text = b"*%d\r\n" % len(words)
+        for word in words:
+            data = word.encode() if isinstance(word, str) else word
+            text += b"$%d\r\n" % len(data)
+            if isinstance(data, memoryview):  # large: sent from where it is
+                self._socket.sendall(text)
+                self._socket.sendall(data)
+                text = b"\r\n"
+            else:
+                text += data + b"\r\n"
+        self._socket.sendall(text)
+        return self._reply(max_bytes)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the server hung up while nothing was asked."""
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(0))
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def _reply(self, max_bytes: int) -> Reply:
+        line = self._file.readline(_MAX_LINE_BYTES)
+        if not line:
+            raise LinkError("the server closed the connection")
+        if not line.endswith(b"\r\n"):
+            raise LinkError(f"not an answer of Redis: {line[:40]!r}")
+        kind, rest = line[:1], line[1:-2].decode("utf-8", "replace")
+        if kind == b"+":
+            return rest
+        if kind == b"-":
+            raise ServerError(rest)
+        if kind in b":$":
+            try:
+                number = int(rest)
+            except ValueError:
+                raise LinkError(f"not an answer of Redis: {line[:40]!r}") from None
+            if kind == b":":
+                return number
+            return None if number == -1 else self._bulk(number, max_bytes)
+        raise LinkError(f"not an answer of Redis to this command: {line[:40]!r}")
+
+    def _bulk(self, size: int, max_bytes: int) -> memoryview:
+        if not 0 <= size <= max_bytes:
+            raise LinkError(f"an answer of {size} bytes; accepted are {max_bytes}")
+        data = np.empty(size, np.uint8).data
+        if self._file.readinto(data) != size or self._file.read(2) != b"\r\n":
+            raise LinkError("the connection ended in the middle of an answer")
+        return data.toreadonly()
