@@ -24,13 +24,14 @@ OnHang = Literal["stop", "report"]
 
 @dataclass(frozen=True)
 class Watched:
-    """`status` is the command's own exit status (128 + n after signal n); `ranks` how many were seen,
-    `unseen` what these did that the probe does not see."""
+    """`status` is the command's own exit status (128 + n after signal n); `verdict` on a hang; `ranks` how many were seen,
+    `unseen` what these did that the probe does not see; `slow`: all verdicts on what made the job slow."""
 
     status: int
     verdict: Verdict | None
     ranks: int
     unseen: tuple[str, ...] = ()
+    slow: tuple[Verdict, ...] = ()
 
 
 def run(
@@ -65,15 +66,20 @@ def _observe(
     on_hang: OnHang, patience_s: float, interrupted: list[int], on_start: Callable[[Watcher], None] | None,
 ) -> Watched:  # fmt: skip
     verdict: Verdict | None = None
+    slow: list[Verdict] = []
     if on_start is not None:
         on_start(watcher)
     try:
         while True:
             status = job.poll()
             if verdict is None and not interrupted:
-                verdict = watcher.step()
-                if verdict is not None:
-                    on_verdict(verdict)
+                said = watcher.step()
+                if said is not None:
+                    on_verdict(said)
+                    if said.is_hang:
+                        verdict = said
+                    else:
+                        slow.append(said)
             elif verdict is not None and on_hang == "stop" and clock.now_s() - verdict.at_s > patience_s:
                 _end(job, clock)
             if status is not None:
@@ -83,7 +89,8 @@ def _observe(
         _end(job, clock)
         raise
     collector = watcher.collector
-    return Watched(status if status >= 0 else 128 - status, verdict, len(collector.ranks), tuple(collector.unseen))
+    status = status if status >= 0 else 128 - status
+    return Watched(status, verdict, len(collector.ranks), tuple(collector.unseen), tuple(slow))
 
 
 def _end(job: subprocess.Popen[bytes], clock: Clock) -> None:

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tightwire.ccl import evidence, transport
+from tightwire.ccl import evidence, throttling, transport
 from tightwire.ccl.agent import Agent
 from tightwire.ccl.analyzer import inconsistent, judge, not_entered, stopped, wait_for
 from tightwire.ccl.analyzer.inconsistent import Inconsistency
 from tightwire.ccl.analyzer.not_entered import Suspect
+from tightwire.ccl.analyzer.slow import verdicts
+from tightwire.ccl.analyzer.slow.detector import Detector, Finding
 from tightwire.ccl.analyzer.stopped import Stopped
 from tightwire.ccl.collector import Collector
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.rounds import Round
+from tightwire.ccl.summary import Summary
 from tightwire.ccl.transport import Connection
 from tightwire.ccl.verdict import Verdict
 from tightwire.core.clock import Clock
 
+DIGEST_EVERY_S = 0.35  # the rounds are timed, by many at once
 LOOK_EVERY_S = 0.2  # a death ends the wait for the next look
 
 
 class Watcher:
-    """At most one verdict comes of its looks: `step` as often as you like."""
+    """`step` as often as you like: its verdicts are one on a hang, and any number on what makes the job slow (each again
+    when more is known and when the job has recovered)."""
 
     def __init__(self, agent: Agent, clock: Clock) -> None:
         self._agent, self._clock = agent, clock
         self.collector = Collector()
+        self._slow = Detector()
+        self._digested_s = 0.0
+        self._unread: list[Summary] = []
         self._before: tuple[int, ...] = ()
         self._first_look: tuple[float, list[Connection]] | None = None
         self._mixed: dict[tuple[int, int], Round] = {}
@@ -34,7 +42,9 @@ class Watcher:
         self._agent.wait(LOOK_EVERY_S)
 
     def step(self) -> Verdict | None:
-        self.collector.take(self._agent.look())
+        summary = self._agent.look()
+        self.collector.take(summary)
+        self._unread.append(summary)
         ranks, groups = self.collector.ranks, self.collector.groups
         different = self._inconsistent()
         if different is not None:
@@ -47,7 +57,24 @@ class Watcher:
         if suspects:
             seen = self._evidence(s.rank for s in suspects if s.how != "left")
             return judge.not_entered(suspects, ranks, groups, seen, self._clock.now_s())
-        return None
+        found = self._slowness()
+        return None if found is None else self._slow_verdict(found)
+
+    def _slowness(self) -> Finding | None:
+        now_s = self._clock.now_s()
+        if now_s - self._digested_s >= DIGEST_EVERY_S:
+            self._slow.take(self._unread)
+            self._digested_s, self._unread = now_s, []
+        if self._slow.wants_look(now_s):
+            self._slow.look(now_s, self._connections())
+        return self._slow.news(now_s)
+
+    def _slow_verdict(self, found: Finding) -> Verdict:
+        over = found.ended_s is not None
+        pids = {} if over else {rank: self.collector.ranks[rank].sample.pid for rank in found.ranks}
+        held_back = {rank: throttling.watch(pid) for rank, pid in pids.items()}
+        told = {rank: each for rank, each in held_back.items() if each is not None}
+        return verdicts.slow(found, self._evidence(pids), told, self._clock.now_s())
 
     def _inconsistent(self) -> Inconsistency | None:
         rounds, groups = self.collector.rounds, self.collector.groups

@@ -103,7 +103,16 @@ def slow_down(bytes_per_s: float, to_host: int | None = None) -> None:
         ip.tc("add-class", "htb", index, 0x10010, parent=0x10000, rate=int(bytes_per_s), burst=_BURST_BYTES)
         ip.tc("add-class", "htb", index, 0x10020, parent=0x10000, rate=_UNLIMITED_BYTES_PER_S)
         number = int.from_bytes(socket.inet_aton(address(to_host)), "big")
-        ip.tc("add-filter", "u32", index, parent=0x10000, prio=1, protocol=_ETH_IP, target=0x10010, keys=[f"0x{number:08x}/0xffffffff+16"])
+        ip.tc(
+            "add-filter",
+            "u32",
+            index,
+            parent=0x10000,
+            prio=1,
+            protocol=_ETH_IP,
+            target=0x10010,
+            keys=[f"0x{number:08x}/0xffffffff+16"],
+        )
 
 
 def set_free() -> None:

@@ -30,7 +30,9 @@ class Rhythm:
     sent_bytes: float
 
 
-def inject(fault: str, rank: int, step: int, truth: Path | None, severity: float = 2.0, rhythm: Rhythm | None = None) -> float:
+def inject(
+    fault: str, rank: int, step: int, truth: Path | None, severity: float = 2.0, rhythm: Rhythm | None = None
+) -> float:
     """`stop`: SIGSTOP; `kill`: SIGKILL; `loop`: never returns; `drop`: what the next rank sends to this one is lost,
     `dead`: what anyone sends to it (both need `launch --hosts`). `sleep`, `quota`, `slow` (its interface), `slow-pair`
     (what it sends to the rank to which it sends most) and `both` make steps about `severity` times as long, going by `rhythm`. The others

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -36,7 +37,7 @@ class Tempo:
     def rhythm(self) -> Rhythm:
         """The medians so far, of the later half."""
         marks = self._marks[len(self._marks) // 2 :]
-        steps = list(zip(marks, marks[1:], strict=False))
+        steps = list(itertools.pairwise(marks))
         step_s, processor_s, sent = (statistics.median(b[at] - a[at] for a, b in steps) for at in range(3))
         return Rhythm(step_s, processor_s, sent)
 

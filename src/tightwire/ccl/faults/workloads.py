@@ -47,7 +47,7 @@ def tensor(rank: int, world: int) -> Step:
         optimiser.zero_grad()
         out = _Reduced.apply(second(F.relu(first(_Copied.apply(x, pair)))), pair)  # type: ignore[no-untyped-call]
         loss = F.cross_entropy(out, x.argmax(dim=1))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         _average([*first.parameters(), *second.parameters()], replicas)
         optimiser.step()
         return loss.item()
@@ -119,7 +119,8 @@ def _average(parameters: list[nn.Parameter], group: Any) -> None:
     flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     dist.all_reduce(flat, group=group)
     flat /= group.size()
-    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    parts = torch.split(flat, [p.numel() for p in parameters])
+    for parameter, gradient in zip(parameters, parts, strict=True):
         parameter.grad = gradient.view_as(parameter)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import msgspec
 
+CGROUPS = Path("/sys/fs/cgroup")
 STATES = {
     "R": "running",
     "S": "sleeping",
@@ -21,12 +23,14 @@ STATES = {
 
 class ProcessState(msgspec.Struct, frozen=True):
     """`state` is the kernel's letter; `cpu_s` the processor time used so far; `starved_s` how long its main thread was
-    ready to run and got no processor; `io_bytes` what it read and wrote so far, of files and anything else."""
+    ready to run and got no processor, `throttled_s` how long its control group was held back by a quota; `io_bytes` what
+    it read and wrote so far, of files and anything else."""
 
     state: str
     cpu_s: float
     starved_s: float = 0.0
     io_bytes: int = 0
+    throttled_s: float = 0.0
 
     @property
     def dead(self) -> bool:
@@ -50,7 +54,7 @@ def read(pid: int, started: int, proc: Path = Path("/proc")) -> ProcessState | N
         return None
     ticks = os.sysconf("SC_CLK_TCK")
     used_s = (int(fields[11]) + int(fields[12])) / ticks
-    return ProcessState(fields[0], used_s, _starved_s(pid, proc), _io_bytes(pid, proc))
+    return ProcessState(fields[0], used_s, _starved_s(pid, proc), _io_bytes(pid, proc), throttled_s(pid, proc))
 
 
 def wait_channel(pid: int, proc: Path = Path("/proc")) -> str:
@@ -67,6 +71,32 @@ def _starved_s(pid: int, proc: Path) -> float:
         return int((proc / str(pid) / "schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):  # a kernel without schedstats
         return 0.0
+
+
+def throttled_s(pid: int, proc: Path = Path("/proc"), root: Path = CGROUPS) -> float:
+    """How long the control group of the process was held back so far; 0 where it has no quota."""
+    folder = cpu_group(pid, proc, root)
+    if folder is None:
+        return 0.0
+    with contextlib.suppress(OSError, ValueError):
+        told = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+        return (
+            int(told["throttled_time"]) / 1e9 if "throttled_time" in told else int(told.get("throttled_usec", 0)) / 1e6
+        )
+    return 0.0
+
+
+def cpu_group(pid: int, proc: Path = Path("/proc"), root: Path = CGROUPS) -> Path | None:
+    """The folder of its control group for processors (version 1 or 2), unless that is the root."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (proc / str(pid) / "cgroup").read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if path == "/" or not (number == "0" or "cpu" in controllers.split(",")):
+                continue
+            folder = root / path.lstrip("/") if number == "0" else root / "cpu" / path.lstrip("/")
+            if (folder / "cpu.stat").exists():
+                return folder
+    return None
 
 
 def _io_bytes(pid: int, proc: Path) -> int:

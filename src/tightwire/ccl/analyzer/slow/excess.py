@@ -1,0 +1,77 @@
+"""Who stands out: lost time over many steps, against the job's own baseline.
+
+A rank is slow (S1) when the others waited for it longer than usual, it worked longer than usual itself, and both again
+and again. A group's transfer is slow (S2) when its bytes take longer than usual, once all are there, again and again.
+Shares are of the baseline's step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tightwire.ccl.analyzer.slow.account import KEPT, Account
+from tightwire.ccl.analyzer.slow.grid import Floats
+
+LEAST_STEPS, LEAST_S, MOST_STEPS = 10, 1.0, 20  # looked back
+AGAIN = 0.7  # of these steps
+SLOW, DOUBT = 0.2, 0.1  # of a step lost: slow; worth a look at the transport
+BESIDE = 0.4  # of the worst: guilty as well
+CAP = 3.0  # no single step counts for more than that many
+
+
+@dataclass(frozen=True)
+class Excess:
+    """Over the last `steps`: how much longer steps are (`longer`), and by rank (`own`) and by group (`transfer`) the mean
+    share of a step lost; 0 for who did not lose it again and again."""
+
+    steps: int
+    longer: float
+    own: Floats
+    transfer: Floats
+
+    @property
+    def slow_ranks(self) -> list[int]:
+        return _worst(self.own, SLOW)
+
+    @property
+    def slow_groups(self) -> list[int]:
+        return _worst(self.transfer, SLOW)
+
+
+def window(step_s: float) -> int:
+    """How many steps to look back."""
+    return min(max(LEAST_STEPS, math.ceil(LEAST_S / step_s)), MOST_STEPS, KEPT)
+
+
+def measure(account: Account, steps: int) -> Excess | None:
+    """Of the last `steps`. None while there is no baseline, or not as many steps after it."""
+    base = account.base
+    if base is None or len(account.length_s) < steps:
+        return None
+    late = _last(account.late_s, steps) - base.late_s
+    own = _last(account.own_s, steps) - base.own_s
+    transfer = _last(account.transfer_s, steps) - base.transfer_s
+    longer = np.minimum(list(account.length_s)[-steps:], (1 + CAP) * base.step_s).mean() / base.step_s - 1
+    return Excess(steps, float(longer), _again(np.minimum(late, own), base.step_s), _again(transfer, base.step_s))
+
+
+def _last(rows: object, steps: int) -> Floats:
+    return np.array(list(rows)[-steps:])  # type: ignore[call-overload]
+
+
+def _again(lost_s: Floats, step_s: float) -> Floats:
+    """[T, n] → [n]: the mean share, of those that lost half of what matters in most steps."""
+    share = np.clip(lost_s / step_s, -CAP, CAP)
+    often = (share >= DOUBT / 2).mean(axis=0) >= AGAIN
+    mean: Floats = np.where(often, np.clip(share.mean(axis=0), 0.0, None), 0.0)
+    return mean
+
+
+def _worst(shares: Floats, least: float) -> list[int]:
+    worst = float(shares.max(initial=0.0))
+    if worst < least:
+        return []
+    return np.flatnonzero(shares >= max(BESIDE * worst, least / 2)).tolist()  # type: ignore[no-any-return]
