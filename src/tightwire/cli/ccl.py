@@ -12,13 +12,17 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from tightwire.ccl import watch
+from tightwire.ccl import incident, watch
 from tightwire.ccl.verdict import TITLES, Verdict
+from tightwire.ccl.watcher import Watcher
+from tightwire.cli import ccl_report, ccl_top
 from tightwire.errors import ConfigError
 from tightwire.report import text
 
 app = typer.Typer(help="Know why a collective is stuck: which rank, why, and the evidence.", no_args_is_help=True)
 HANG_STATUS = 3
+ccl_report.register(app)
+ccl_top.register(app)
 
 
 class OnHang(str, Enum):
@@ -29,7 +33,7 @@ class OnHang(str, Enum):
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(
     command: list[str] = typer.Argument(..., help="The job, after --: torchrun --nproc-per-node 4 train.py"),
-    out: Path | None = typer.Option(None, help="Folder for verdict.json [default: tightwire-incidents/TIME]."),
+    out: Path | None = typer.Option(None, help="Folder for verdict.json and incident.json [default: tightwire-incidents/TIME]."),
     on_hang: OnHang = typer.Option(OnHang.stop, help="End the hung job once the verdict stands, or only report."),
     patience: float = typer.Option(2.0, min=0.0, help="Seconds between the verdict and the end of the job."),
 ) -> None:
@@ -37,7 +41,7 @@ def run(
 
     Exit status: the job's own, or 3 when a hang was diagnosed.
     """
-    console = Console(stderr=True)
+    console, watchers = Console(stderr=True), list[Watcher]()
 
     def told(verdict: Verdict) -> None:
         show(console, verdict)
@@ -45,11 +49,13 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         data = {**msgspec.to_builtins(verdict), "time_to_verdict_s": verdict.time_to_verdict_s}
         (folder / "verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n")
+        incident.capture(watchers[0].collector, verdict, command).save(folder)
         console.print(f"verdict: {folder / 'verdict.json'}", highlight=False, soft_wrap=True)
+        console.print(f"a page of it: tightwire ccl report {folder}", highlight=False, soft_wrap=True)
 
     if not command:
         raise ConfigError("command is missing; give it after --, like: tightwire ccl run -- torchrun train.py")
-    watched = watch.run(command, told, on_hang.value, patience)
+    watched = watch.run(command, told, on_hang.value, patience, on_start=watchers.append)
     if watched.ranks == 0:
         console.print("tightwire: no rank was seen; the probe needs torch 2.5 or later in the job", highlight=False)
     for what in watched.unseen:

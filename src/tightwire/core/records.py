@@ -38,9 +38,39 @@ class Cloud(msgspec.Struct, frozen=True, tag=True):
     log: list[str] = []
 
 
+class Graph(msgspec.Struct, frozen=True, tag=True):
+    """Boxes with the text of `nodes` and arrows between them (from, to); those `marked` stand out."""
+
+    title: str
+    nodes: list[str]
+    arrows: list[tuple[int, int]]
+    marked: list[int] = []
+
+
+class Span(msgspec.Struct, frozen=True):
+    """From `begin_s` to `end_s` in a lane; spans of one `kind` look alike."""
+
+    lane: int
+    begin_s: float
+    end_s: float
+    kind: str
+
+
+class Timeline(msgspec.Struct, frozen=True, tag=True):
+    """`spans` in their `lanes`, and moments with a name."""
+
+    title: str
+    lanes: list[str]
+    spans: list[Span]
+    moments: list[tuple[float, str]] = []
+
+
+Picture = Bars | Cloud | Graph | Timeline
+
+
 class Page(msgspec.Struct, frozen=True):
     """A report: a title, an introduction, pictures and tables in their order."""
 
     title: str
     introduction: str
-    sections: list[Table | Bars | Cloud]
+    sections: list[Table | Picture]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from tightwire.core.records import Bars, Cloud, Page, Table
+from tightwire.core.records import Page, Picture, Table
 from tightwire.report import plot
 
 _STYLE = """
@@ -40,6 +40,6 @@ def _table(table: Table) -> str:
     return f"<h2>{escape(table.title)}</h2><table><tr>{head}</tr>{rows}</table>{notes}"
 
 
-def _picture(record: Bars | Cloud) -> str:
+def _picture(record: Picture) -> str:
     data = base64.b64encode(plot.render(record)).decode()
     return f'<p><img alt="{escape(record.title)}" src="data:image/png;base64,{data}"></p>'

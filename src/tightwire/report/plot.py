@@ -13,7 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tightwire.core.records import Bars, Cloud
+from tightwire.core.records import Bars, Cloud, Graph, Picture, Timeline
+from tightwire.report import graph, timeline
 
 _COLOURS = ("#9aa5b1", "#4c78a8", "#e07b39", "#54a24b", "#b279a2")
 
@@ -21,9 +22,17 @@ _COLOURS = ("#9aa5b1", "#4c78a8", "#e07b39", "#54a24b", "#b279a2")
 _MARKS = ("o", "^", "s", "D", "v")
 
 
-def render(record: Bars | Cloud) -> bytes:
+def render(record: Picture) -> bytes:
     """PNG bytes."""
-    figure = _bars(record) if isinstance(record, Bars) else _cloud(record)
+    match record:
+        case Bars():
+            figure = _bars(record)
+        case Cloud():
+            figure = _cloud(record)
+        case Graph():
+            figure = graph.draw(record)
+        case Timeline():
+            figure = timeline.draw(record)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     plt.close(figure)
