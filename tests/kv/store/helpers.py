@@ -123,8 +123,10 @@ class Farm:
     """Writer processes on one folder, each forked in a moment from a process that has imported everything."""
 
     def __init__(self, root: Path, max_bytes: int) -> None:
-        command = [sys.executable, str(Path(__file__).parent / "writer.py"), str(root), str(max_bytes)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "tests.kv.store.writer", str(root), str(max_bytes)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
+        )
 
     def start(self, seed: int) -> int:
         """The pid of a process that puts values for random keys below 64 until it is killed."""

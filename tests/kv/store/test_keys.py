@@ -45,7 +45,9 @@ NAMES = st.tuples(st.text(max_size=5), st.none() | st.text(max_size=5), st.text(
 
 
 @given(NAMES, NAMES)
-def test_model_class_and_salt_are_told_apart(left: tuple[str, str | None, str], right: tuple[str, str | None, str]) -> None:
+def test_model_class_and_salt_are_told_apart(
+    left: tuple[str, str | None, str], right: tuple[str, str | None, str]
+) -> None:
     (key,) = prefix_keys(left[0], left[1], [1, 2], 2, left[2])
     (other,) = prefix_keys(right[0], right[1], [1, 2], 2, right[2])
     assert (key == other) == (left == right)
@@ -56,7 +58,7 @@ def test_the_chain_is_what_it_always_was() -> None:
     assert prefix_keys("m", "lossless", range(6), 3) == FROZEN
 
 
-@pytest.mark.parametrize("tokens", [[1.5, 2], ["a", "b"], [2**63, 0], [None, 1]])
+@pytest.mark.parametrize("tokens", [[1.5, 2], ["a", "b"], [2**32, 0], [-1, 0], [None, 1]])
 def test_tokens_that_are_none(tokens: list[object]) -> None:
     with pytest.raises(ConfigError, match="whole numbers"):
         prefix_keys("m", None, tokens, 2)
@@ -71,6 +73,6 @@ def test_settings_that_cannot_be() -> None:
 
 
 FROZEN = [
-    "cb6961c1c932f1ef06a51a96391f2f690e7b683caeae03cd6531a88824826879",
-    "590325e2813388b2d370ee60fb722e3249e73e0d2b609d21bc03760479cf7b4c",
+    "2054cd3c10e63763755d7b110e81bbce6510020bd101cd306e0a2a23c6540711",
+    "435a1537335ffafcf8ecd31e3aa72a5eefa1f5e82eab4e46fbcd2957aec5b8c3",
 ]

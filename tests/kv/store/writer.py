@@ -14,7 +14,7 @@ def write(root: Path, max_bytes: int, seed: int) -> None:
     made, chosen = Directory(root, max_bytes), random.Random(seed)
     while True:
         name = key(chosen.randrange(64))
-        made.put(name, value(name, 20_000))
+        made.put(name, value(name, 100_000))
         if chosen.random() < 0.3:
             made.remove(key(chosen.randrange(64)))
 

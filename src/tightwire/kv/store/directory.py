@@ -54,12 +54,19 @@ class Directory:
 
     def get(self, key: str, max_bytes: int) -> memoryview | None:
         try:
-            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW)
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            self.remove(key)  # somebody put a link there
             return None
         with open(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if status.st_size > max_bytes:
                 self.remove(key)
                 return None
             data, at = np.empty(status.st_size, np.uint8).data, 0
