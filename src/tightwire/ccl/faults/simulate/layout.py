@@ -1,0 +1,69 @@
+"""Which rank has which place, which groups there are and on which host a rank is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from tightwire.ccl.summary import GroupFacts
+from tightwire.core.events import group_fingerprint
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tensor ranks are neighbours; `per_host` ranks share a host."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 2
+    per_host: int = 8
+
+    @property
+    def world(self) -> int:
+        return self.tensor * self.pipeline * self.data
+
+    @cached_property
+    def ranks(self) -> Ints:
+        """[P, D, T]"""
+        return np.arange(self.world).reshape(self.pipeline, self.data, self.tensor)
+
+    @cached_property
+    def hosts(self) -> Ints:
+        """[ranks]"""
+        return np.arange(self.world) // self.per_host
+
+    @cached_property
+    def facts(self) -> list[GroupFacts]:
+        """All groups: the world, then tensor [P, D], data [P, T], forward and backward pairs [P-1, D, T]."""
+        found = [_facts("world", self.ranks.ravel().tolist())]
+        if self.tensor > 1:
+            found += [
+                _facts(f"tensor {p} {d}", self.ranks[p, d].tolist()) for p, d in np.ndindex(self.pipeline, self.data)
+            ]
+        if self.data > 1:
+            found += [
+                _facts(f"data {p} {t}", self.ranks[p, :, t].tolist()) for p, t in np.ndindex(self.pipeline, self.tensor)
+            ]
+        for step in (1, -1):
+            for p, d, t in np.ndindex(self.pipeline - 1, self.data, self.tensor):
+                pair = [int(self.ranks[p, d, t]), int(self.ranks[p + 1, d, t])][::step]
+                found.append(_facts(f"{pair[0]}→{pair[1]}", pair, point_to_point=True))
+        return found
+
+    @cached_property
+    def first(self) -> dict[str, int]:
+        """Where in `facts` the groups of each kind begin."""
+        tensor = self.pipeline * self.data if self.tensor > 1 else 0
+        data = self.pipeline * self.tensor if self.data > 1 else 0
+        pairs = (self.pipeline - 1) * self.data * self.tensor
+        begins = np.cumsum([0, 1, tensor, data, pairs]).tolist()
+        return dict(zip(("world", "tensor", "data", "forward", "backward"), begins, strict=True))
+
+
+def _facts(name: str, ranks: list[int], point_to_point: bool = False) -> GroupFacts:
+    return GroupFacts(group_fingerprint(name, ranks), name, ranks, point_to_point)
