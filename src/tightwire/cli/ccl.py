@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from tightwire.ccl import incident, watch
+from tightwire.ccl.actions import Actions, Command, Metrics, Webhook
 from tightwire.ccl.verdict import TITLES, Verdict
 from tightwire.ccl.watcher import Watcher
 from tightwire.cli import ccl_report, ccl_top
@@ -36,6 +37,9 @@ def run(
     out: Path | None = typer.Option(None, help="Folder for verdict.json and incident.json [default: tightwire-incidents/TIME]."),
     on_hang: OnHang = typer.Option(OnHang.stop, help="End the hung job once the verdict stands, or only report."),
     patience: float = typer.Option(2.0, min=0.0, help="Seconds between the verdict and the end of the job."),
+    webhook: list[str] = typer.Option([], help="POST the verdict as JSON to this address; may be given again."),
+    execute: list[str] = typer.Option([], "--exec", help="Run this command line, the verdict as JSON on its input."),
+    metrics: str | None = typer.Option(None, metavar="HOST:PORT", help="Serve Prometheus metrics here."),
 ) -> None:
     """Run a job under observation; when it hangs, name the rank, the reason and the evidence.
 
@@ -45,6 +49,7 @@ def run(
 
     def told(verdict: Verdict) -> None:
         show(console, verdict)
+        act(verdict)
         folder = out or Path("tightwire-incidents") / time.strftime("%Y%m%d-%H%M%S")
         folder.mkdir(parents=True, exist_ok=True)
         data = {**msgspec.to_builtins(verdict), "time_to_verdict_s": verdict.time_to_verdict_s}
@@ -55,7 +60,9 @@ def run(
 
     if not command:
         raise ConfigError("command is missing; give it after --, like: tightwire ccl run -- torchrun train.py")
+    act = Actions([*map(Webhook, webhook), *map(Command, execute), *([Metrics(metrics)] if metrics else [])])
     watched = watch.run(command, told, on_hang.value, patience, on_start=watchers.append)
+    act.wait()
     if watched.ranks == 0:
         console.print("tightwire: no rank was seen; the probe needs torch 2.5 or later in the job", highlight=False)
     for what in watched.unseen:
