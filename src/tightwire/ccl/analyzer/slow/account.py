@@ -17,6 +17,7 @@ from tightwire.ccl.analyzer.slow.timing import Timing
 
 WARM_UP, LEARNT = 4, 12  # steps
 COVER = 0.9  # of all bytes move at call sites that come at least once a step
+SHARED = (4, 3, 2)  # times a step, for a call site that others share a step with
 LEAST_S = 1.0  # of rounds, before an anchor is chosen
 REGULAR = 0.5  # a site that comes in fewer steps than this share is not part of the step
 KEPT = 64  # steps
@@ -113,7 +114,14 @@ class Account:
             covered += site.bytes
             if covered >= COVER * total:
                 break
-        if rarest is None or alive[rarest].count < WARM_UP + LEARNT + 2:
+        if rarest is None:
+            return False
+        for times in SHARED:  # what moves the bytes may come several times a step, forward and backward
+            shares = [key for key, site in alive.items() if abs(times * site.count - alive[rarest].count) <= times]
+            if shares and alive[rarest].count >= WARM_UP:
+                rarest = shares[0]
+                break
+        if alive[rarest].count < WARM_UP + LEARNT + 2:
             return False
         least = REGULAR * alive[rarest].count
         self._regular = np.array([_code(*key) for key, site in alive.items() if site.count >= least], np.uint64)

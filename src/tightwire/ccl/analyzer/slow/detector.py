@@ -35,8 +35,12 @@ SETTLE_S, SETTLE_STEPS = 0.5, 4  # looked at, before it is judged
 GIVE_UP_STEPS = 12  # looked at without finding a link
 LOOK_EVERY_S, LOOK_FIRST_S, FIRST_LOOKS = 3.0, 0.4, 6
 QUIET_LOOKS = 6
+HISTORY = 512  # summaries
+HELD_BACK = 0.3  # of the lost time: a quota's doing
 STARVED = 0.5  # of the lost time put down to the machine: not the rank's doing
 END_STEPS = 6  # without loss: it is over
+
+History = deque[tuple[float, dict[int, float]]]  # (time, by rank)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,6 @@ class Finding:
     excess: Excess
     step_s: float
     work_s: dict[int, tuple[float, float]]
-    starved_s: dict[int, float]
     where: tuple[GroupFacts, int, int]
     since_s: float
     ended_s: float | None = None
@@ -117,23 +120,21 @@ class Detector:
         if account is None or account.base is None or account.steps == self._judged:
             return None
         self._judged = account.steps
-        base, steps = account.base, excess.window(account.base.step_s)
+        steps = excess.window(account.base.step_s)
         early, full = excess.measure(account, EARLY_STEPS), excess.measure(account, steps)
         if early is None or full is None:
             return None
         self._doubt(early, full, now_s)
         if self._open is not None:
             return self._ended() or self._changed(full)
-        ranks = self._to_blame(full)
-        if (
-            max(full.transfer.max(initial=0.0), full.longer if not ranks else 0.0) < (DOUBT if ranks else SLOW)
-            and not ranks
-        ):
+        held_back = self._held_back(full)
+        ranks = held_back or self._to_blame(full)
+        slow_links = None if held_back else self._slow_links(full, bool(ranks))
+        if not ranks and slow_links is None:
             if full.longer < DOUBT and not self._doubting:
                 account.follow()
             return None
-        slow_links = self._slow_links(full, bool(ranks))
-        if slow_links is None and (not ranks or self._undecided(full, base.step_s, now_s)):
+        if not held_back and self._undecided(early, full, ranks, slow_links):
             return None
         self._open = self._finding(ranks, slow_links, full)
         return self._open
@@ -147,7 +148,8 @@ class Detector:
         self._host_numbers: dict[str, int] = {}
         self._started: dict[int, int] = {}
         self._written: dict[int, int] = {}
-        self._starved: deque[tuple[float, dict[int, float]]] = deque(maxlen=512)
+        self._starved: History = deque(maxlen=HISTORY)
+        self._throttled: History = deque(maxlen=HISTORY)
         self._recent: deque[Timing] = deque(maxlen=RECENT)
         self._looks: deque[tuple[float, list[Connection]]] = deque(maxlen=64)
         self._quiet: list[list[Connection]] = []
@@ -173,11 +175,10 @@ class Detector:
 
     def _note_starving(self, summaries: Sequence[Summary]) -> None:
         for summary in summaries:
-            told = {s.rank: s.process.starved_s - s.process.throttled_s for s in summary.ranks if s.process is not None}
-            if self._starved and self._starved[-1][0] == summary.at_s:
-                self._starved[-1][1].update(told)
-            else:
-                self._starved.append((summary.at_s, told))
+            states = {s.rank: s.process for s in summary.ranks if s.process is not None}
+            starved = {rank: state.starved_s - state.throttled_s for rank, state in states.items()}
+            self._starved.append((summary.at_s, starved))
+            self._throttled.append((summary.at_s, {rank: state.throttled_s for rank, state in states.items()}))
 
     def _doubt(self, early: Excess, full: Excess, now_s: float) -> None:
         """The transport is looked at from the first doubt on, and what is seen then is no baseline."""
@@ -188,15 +189,17 @@ class Detector:
         elif not doubtful and self._open is None and self._judged - self._doubted_steps > GIVE_UP_STEPS:
             self._doubting = False
 
-    def _undecided(self, full: Excess, step_s: float, now_s: float) -> bool:
-        """Ranks are slow, and there is more that they may not explain: wait for what the transport says."""
-        if full.transfer.max(initial=0.0) < DOUBT:
+    def _undecided(self, early: Excess, full: Excess, ranks: tuple[int, ...], slow_links: SlowLinks | None) -> bool:
+        """There is more than what is explained so far: wait a little for what the transport or the accounts say."""
+        if self._judged - self._doubted_steps >= GIVE_UP_STEPS:
             return False
-        return self._judged - self._doubted_steps < GIVE_UP_STEPS
+        if slow_links is None:
+            return bool(max(early.transfer.max(initial=0.0), full.transfer.max(initial=0.0)) >= DOUBT)
+        return bool(not ranks and max(early.own.max(initial=0.0), full.own.max(initial=0.0)) >= DOUBT / 2)
 
     def _slow_links(self, full: Excess, some: bool) -> SlowLinks | None:
         """Links that bound the groups which are slow."""
-        if full.transfer.max(initial=0.0) < (DOUBT if some else SLOW):
+        if float(full.transfer.max(initial=0.0)) < (DOUBT if some else SLOW):
             return None
         if (
             len(self._looks) < 3
@@ -217,21 +220,21 @@ class Detector:
         if not slow:
             return ()
         account, base = self._learnt()
-        starved = self._starved_s(list(account.end_s)[-full.steps])
+        starved = _grown(self._starved, list(account.end_s)[-full.steps])
         usual = float(np.median(list(starved.values()))) if starved else 0.0
         lost_s = full.own * full.steps * base.step_s
         return tuple(rank for rank in slow if starved.get(rank, 0.0) - usual < STARVED * lost_s[rank])
 
-    def _starved_s(self, since_s: float) -> dict[int, float]:
-        """By rank, how long the machine gave it no processor since then."""
-        now: dict[int, float] = {}
-        then: dict[int, float] = {}
-        for at_s, told in self._starved:
-            for rank, starved_s in told.items():
-                if at_s <= since_s or rank not in then:
-                    then[rank] = starved_s
-                now[rank] = starved_s
-        return {rank: now[rank] - then[rank] for rank in now}
+    def _held_back(self, full: Excess) -> tuple[int, ...]:
+        """The ranks that a processor quota held back for a good part of what was lost. Wherever the quota runs out, also
+        amid a transfer, everybody waits."""
+        if full.longer < SLOW:
+            return ()
+        account, base = self._learnt()
+        held_s = _grown(self._throttled, list(account.end_s)[-full.steps])
+        lost_s = full.longer * full.steps * base.step_s
+        usual = float(np.median(list(held_s.values()))) if held_s else 0.0
+        return tuple(sorted(rank for rank, each in held_s.items() if each - usual >= HELD_BACK * lost_s))
 
     def _learnt(self) -> tuple[Account, Base]:
         assert self._account is not None, "asked only when there is a baseline"
@@ -242,11 +245,9 @@ class Detector:
         account, base = self._learnt()
         recent = list(account.own_s)[-full.steps // 2 :]
         work_s = {rank: (float(base.own_s[rank]), float(np.mean([row[rank] for row in recent]))) for rank in ranks}
-        starved = self._starved_s(list(account.end_s)[-full.steps])
         since_s = self._onset()
         return Finding(
-            ranks, slow_links, full, base.step_s, work_s, {rank: starved.get(rank, 0.0) for rank in ranks},
-            self._where(ranks, slow_links), since_s,
+            ranks, slow_links, full, base.step_s, work_s, self._where(ranks, slow_links), since_s
         )  # fmt: skip
 
     def _onset(self) -> float:
@@ -292,3 +293,15 @@ class Detector:
             return None
         self._open = replace(self._finding(ranks, slow_links, full), since_s=found.since_s)
         return self._open
+
+
+def _grown(history: History, since_s: float) -> dict[int, float]:
+    """By rank, how much it has grown since then."""
+    now: dict[int, float] = {}
+    then: dict[int, float] = {}
+    for at_s, told in history:
+        for rank, value in told.items():
+            if at_s <= since_s or rank not in then:
+                then[rank] = value
+            now[rank] = value
+    return {rank: now[rank] - then[rank] for rank in now}

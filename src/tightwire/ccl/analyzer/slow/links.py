@@ -2,7 +2,7 @@
 
 A pair is slow when what it sends, while it has something to send, goes at a fraction of its earlier speed and of what
 the others' go at, and not because the receiver does not read. Slow pairs with one rank in common are that rank's device.
-So is one pair, if the round trips between that rank and others have grown as well: these packets share its queue.
+So is one pair, if what else its sender sends suffers as well, data and acknowledgements: they share its queue.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from tightwire.ccl.transport import Connection
 BULK = 0.2  # of the bytes of the pair that sent most: the others' speed says nothing
 SLOWER = 0.4  # of the earlier speed, and of the median of the others'
 RECEIVER = 0.5  # of its busy time limited by the receiver: no fault of the link
-ROUND_TRIPS = math.log(2.5)  # how much longer they have become where packets share a queue
-LEAST_BYTES = 2000  # of a pair in a window, for its round trip to say something
+LEAST_BYTES = 20_000  # of a pair in a window, for its figures to say something
+ALIKE = 4.0  # times as many bytes at most, to be compared
+QUEUE, ROUND_TRIP = 0.3, 2.5  # of the slow pair's round trip, and times that of others: it waits in the same queue
 
 Pair = tuple[int, int]
 
@@ -27,7 +28,8 @@ Pair = tuple[int, int]
 @dataclass(frozen=True)
 class Flow:
     """One direction between two ranks over some looks: bytes, the time that some were under way, how much of that the
-    receiver was the reason, the medians of round trip and of the kernel's delivery rate, the share of looks with a queue."""
+    receiver was the reason, the median round trip, the kernel's delivery rate (exceeded at two looks of three), the share of
+    looks with a queue."""
 
     sent_bytes: int
     busy_s: float
@@ -57,7 +59,7 @@ def flows(looks: Sequence[Sequence[Connection]]) -> dict[Pair, Flow]:
     seen: dict[tuple[int, int, str, str], list[Connection]] = defaultdict(list)
     for look in looks:
         for each in look:
-            if each.acked_bytes is not None:
+            if each.acked_bytes is not None and each.rank != each.peer:
                 seen[each.rank, each.peer, each.local, each.remote].append(each)
     by_pair: dict[Pair, list[Flow]] = defaultdict(list)
     for (rank, peer, _, _), ends in seen.items():
@@ -80,7 +82,7 @@ def find(before: Mapping[Pair, Flow], now: Mapping[Pair, Flow]) -> SlowLinks | N
     told = {pair: (flow, before.get(pair)) for pair, flow in slow.items()}
     shared = set(pairs[0]).intersection(*pairs[1:])
     if len(pairs) == 1:
-        shared = {rank for rank in pairs[0] if _queue_shared(rank, pairs[0], before, now)}
+        shared = {pair[0] for pair, flow in slow.items() if _shares_queue(pair[0], pairs[0], flow, now)}
     return SlowLinks(tuple(pairs), shared.pop() if len(shared) == 1 else None, told)
 
 
@@ -94,22 +96,26 @@ def _is_slow(flow: Flow, earlier: Flow | None, usual: float, pairs: int) -> bool
     return pairs > 2 and flow.speed_bytes_per_s < SLOWER**2 * usual
 
 
-def _queue_shared(rank: int, pair: Pair, before: Mapping[Pair, Flow], now: Mapping[Pair, Flow]) -> bool:
-    """Whether what `rank` exchanges with others than its partner takes longer as well, and what others exchange does not."""
-    touching = [_growth(before, now, each) for each in now if rank in each and not set(each) <= set(pair)]
-    apart = [_growth(before, now, each) for each in now if not set(each) & set(pair)]
-    grown = [each for each in touching if each is not None]
-    usual = [each for each in apart if each is not None]
-    if not grown:
-        return False
-    return statistics.fmean(grown) - (statistics.median(usual) if usual else 0.0) > ROUND_TRIPS
-
-
-def _growth(before: Mapping[Pair, Flow], now: Mapping[Pair, Flow], pair: Pair) -> float | None:
-    earlier, flow = before.get(pair), now[pair]
-    if earlier is None or min(earlier.sent_bytes, flow.sent_bytes) < LEAST_BYTES or not earlier.rtt_s or not flow.rtt_s:
-        return None
-    return math.log(flow.rtt_s / earlier.rtt_s)
+def _shares_queue(sender: int, pair: Pair, slow: Flow, now: Mapping[Pair, Flow]) -> bool:
+    """Whether the other packets that `sender` sends suffer as well: data to others, and the answers to what it receives."""
+    others = {each: flow for each, flow in now.items() if sender in each and not set(each) <= set(pair)}
+    apart = {each: flow for each, flow in now.items() if sender not in each}
+    for (source, _), flow in others.items():
+        if flow.sent_bytes < LEAST_BYTES:
+            continue
+        if source == sender:
+            alike = [
+                each.delivery_bytes_per_s
+                for each in apart.values()
+                if flow.sent_bytes / ALIKE < each.sent_bytes < flow.sent_bytes * ALIKE
+            ]
+            if alike and flow.delivery_bytes_per_s < SLOWER * statistics.median(alike):
+                return True
+        else:
+            usual = [each.rtt_s for each in apart.values() if each.sent_bytes >= LEAST_BYTES]
+            if usual and flow.rtt_s > max(QUEUE * slow.rtt_s, ROUND_TRIP * statistics.median(usual)):
+                return True
+    return False
 
 
 def _flow(ends: Sequence[Connection]) -> Flow:
@@ -119,7 +125,7 @@ def _flow(ends: Sequence[Connection]) -> Flow:
         (last.busy_s or 0.0) - (first.busy_s or 0.0),
         (last.receiver_limited_s or 0.0) - (first.receiver_limited_s or 0.0),
         statistics.median(each.rtt_s or 0.0 for each in ends),
-        statistics.median(each.delivery_bytes_per_s or 0.0 for each in ends),
+        sorted(each.delivery_bytes_per_s or 0.0 for each in ends)[len(ends) // 3],
         statistics.fmean(each.queued_bytes > 0 for each in ends),
     )
 
