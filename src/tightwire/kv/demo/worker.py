@@ -11,7 +11,8 @@ import msgspec
 import torch
 
 from tightwire.errors import TightwireError
-from tightwire.kv.control.controller import Controller
+from tightwire.kv.control.controller import Controller, Settings
+from tightwire.kv.control.records import Outcome, Request
 from tightwire.kv.demo.messages import (
     Calibrate,
     Calibrated,
@@ -53,7 +54,7 @@ class PrefillSide:
             lambda strategy: relative_likelihood(self._engine, command.prompts, strategy),
         )
         library = ProfileLibrary(self._engine.fingerprint, profiles, {"measured": "at start-up, on this machine"})
-        self._controller = Controller(library, self._quality_budget)
+        self._controller = Controller(library, Settings(quality_budget=self._quality_budget))
         return Calibrated(profiles)
 
     def connect(self, command: Connect) -> Ready:
@@ -73,13 +74,18 @@ class PrefillSide:
         decision = None
         if command.strategy == "auto":
             assert self._controller is not None
-            decision = self._controller.decide(kv.raw_bytes, len(chunks), self._sender.link.estimate())
+            decision = self._controller.decide(
+                Request(kv.raw_bytes, len(chunks), kv.tokens, streamed=False), self._sender.link.estimate()
+            )
         strategy = decision.strategy if decision else Strategy.parse(command.strategy)
         report = self._sender.send(
             command.transfer_id, chunks, strategy, layers=kv.layers, tokens=kv.tokens, timeout_s=TRANSFER_TIMEOUT_S
         )
         if decision is not None and self._controller is not None and report.ok:
-            self._controller.observe(decision, report.total_s)
+            self._controller.observe(
+                decision,
+                Outcome(report.encode_s, report.wire_s, report.decode_s, report.total_s, report.wire_bytes),
+            )
         return Sent(
             prefill_s, report.total_s, report.raw_bytes, report.wire_bytes, str(strategy), decision, report.error
         )
@@ -90,7 +96,8 @@ class DecodeSide:
 
     def __init__(self, engine: Engine, bind: str) -> None:
         self._engine = engine
-        self._receiver = Receiver(bind, fingerprint=engine.fingerprint)
+        # The demo's link is between two namespaces of this machine.
+        self._receiver = Receiver(bind, fingerprint=engine.fingerprint, insecure=True)
         self.endpoint = self._receiver.endpoint
 
     def decode(self, command: Decode) -> Decoded:

@@ -1,38 +1,83 @@
-"""The messages between sender and receiver, as MessagePack; the first part of every ZeroMQ message."""
+"""The messages between sender and receiver, as MessagePack; the first part of every ZeroMQ message.
+
+A transfer has a name, which both engines know, and a stream: a random number that the sender draws for one attempt,
+so that what is late or sent twice never reaches another attempt.
+"""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import msgspec
 
 from tightwire.errors import LinkError
 
+VERSION = 2
 MAX_ID_CHARS = 256
+MAX_FRAMES = 2**20  # of one transfer
+MAX_TEXT_CHARS = 4096
+MAX_MESSAGE_BYTES = 2**20  # of one control message: a report names every gap
+M = TypeVar("M")
+_LIMIT_TEXT = "{} has {} characters; the limit is {}"
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """First on every connection."""
+
+    version: int
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    stream: int
     transfer: str
     layers: int
     tokens: int
 
 
 class Part(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    transfer: str
+    stream: int
     index: int
 
 
 class End(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    transfer: str
+    stream: int
     frames: int
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """From either side: the transfer is over and nothing of it is kept."""
+
+    stream: int
+    reason: str
 
 
 class Ping(msgspec.Struct, frozen=True, tag=True, array_like=True):
     number: int
 
 
+class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """`boot`: another number after a restart. The receiver holds `window_bytes` of this sender at most and takes no
+    frame larger than `frame_bytes`."""
+
+    boot: int
+    arrived_s: float
+    window_bytes: int
+    frame_bytes: int
+
+
 class Ack(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    transfer: str
+    """A frame arrived, by the receiver's clock."""
+
+    stream: int
     index: int
     arrived_s: float
+
+
+class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A frame was decoded or refused: the sender may forget it and send another."""
+
+    stream: int
+    index: int
 
 
 class Pong(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -41,35 +86,42 @@ class Pong(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Report(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    transfer: str
+    stream: int
     error: str | None
     missing: list[tuple[int, int]]
     decode_s: float
-    done_s: float
 
 
-ToReceiver = Begin | Part | End | Ping
-ToSender = Ack | Pong | Report
+ToReceiver = Hello | Begin | Part | End | Cancel | Ping
+ToSender = Welcome | Ack | Taken | Pong | Report | Cancel
 _TO_RECEIVER = msgspec.msgpack.Decoder(ToReceiver)
 _TO_SENDER = msgspec.msgpack.Decoder(ToSender)
 encode = msgspec.msgpack.encode
 
 
 def decode_to_receiver(data: bytes | memoryview) -> ToReceiver:
-    """Raises LinkError for anything that is not one of the messages above."""
-    try:
-        message: ToReceiver = _TO_RECEIVER.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise LinkError(f"not a message of the transfer protocol: {error}") from error
-    if not isinstance(message, Ping) and len(message.transfer) > MAX_ID_CHARS:
-        raise LinkError(f"a transfer id has {len(message.transfer)} characters; the limit is {MAX_ID_CHARS}")
+    """Raises LinkError for anything that is not one of the messages above or is out of range."""
+    message: ToReceiver = _decode(_TO_RECEIVER, data)
+    if isinstance(message, Begin) and len(message.transfer) > MAX_ID_CHARS:
+        raise LinkError(_LIMIT_TEXT.format("a transfer id", len(message.transfer), MAX_ID_CHARS))
+    if isinstance(message, Cancel) and len(message.reason) > MAX_TEXT_CHARS:
+        raise LinkError(_LIMIT_TEXT.format("a reason", len(message.reason), MAX_TEXT_CHARS))
+    count = message.index if isinstance(message, Part) else message.frames if isinstance(message, End) else 0
+    if not 0 <= count <= MAX_FRAMES:
+        raise LinkError(f"frame number {count} is out of range; at most {MAX_FRAMES} make a transfer")
     return message
 
 
 def decode_to_sender(data: bytes | memoryview) -> ToSender:
     """Raises LinkError for anything that is not one of the messages above."""
+    message: ToSender = _decode(_TO_SENDER, data)
+    return message
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[M], data: bytes | memoryview) -> M:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise LinkError(f"a message of {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}")
     try:
-        message: ToSender = _TO_SENDER.decode(data)
+        return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LinkError(f"not a message of the transfer protocol: {error}") from error
-    return message

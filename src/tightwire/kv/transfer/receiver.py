@@ -1,35 +1,42 @@
-"""The receiving side: one thread takes frames off the wire and stamps their arrival, one checks and decodes them.
+"""The receiving side: one thread owns the socket and stamps arrivals, workers check and decode.
 
-Memory is bounded: at most `max_buffered_bytes` of frames wait for the decoder (then the socket is not read, and TCP
-holds the sender back), and at most as many decoded bytes wait for their taker.
+Memory is bounded: at most `max_buffered_bytes` of frames wait for a decoder and about as many decoded bytes for their
+taker. A sender is told how much it may have here; one that sends more is not read, and TCP holds it back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
+import secrets
 import threading
-import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import zmq
 
 from tightwire.core.clock import Clock, MonotonicClock
-from tightwire.errors import FrameError, LinkError
+from tightwire.errors import ConfigError, FrameError, LinkError
+from tightwire.kv import frame as wire_format
 from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import decode_block
 from tightwire.kv.frame import Limits
 from tightwire.kv.transfer import protocol
-from tightwire.kv.transfer.inbox import Inbox, Received
-from tightwire.kv.transfer.protocol import Ack, Begin, End, Part, Ping, Pong
+from tightwire.kv.transfer.inbox import Inbox, Job, Received
+from tightwire.kv.transfer.protocol import Begin, Cancel, End, Hello, Part, Ping, Pong, ToSender, Welcome
+from tightwire.net import sockets
+from tightwire.net.door import Door
+from tightwire.net.keys import Keys
 
 DEFAULT_BUFFERED_BYTES = 2**30
-_Job = tuple[bytes, Part | End, memoryview | None]
+_TICK_MS = 100
+_EXPIRE_EVERY_S = 1.0
 
 
 class Receiver:
     """Binds `bind` (port `*` takes a free one; `endpoint` says which) and collects transfers until they are waited
-    for. `fingerprint`: frames of another model are refused."""
+    for. `fingerprint`: frames of another model are refused. `keys`: CURVE, for those whose public keys are in
+    `authorized`; without keys, an address beyond this machine is refused unless `insecure`. `workers` decode."""
 
     def __init__(
         self,
@@ -37,118 +44,172 @@ class Receiver:
         *,
         fingerprint: str | None = None,
         limits: Limits | None = None,
+        keys: Keys | None = None,
+        authorized: Iterable[bytes] = (),
+        insecure: bool = False,
         max_buffered_bytes: int = DEFAULT_BUFFERED_BYTES,
+        workers: int = 1,
         clock: Clock | None = None,
     ) -> None:
-        self._fingerprint, self._limits = fingerprint, limits or Limits()
-        self._max_buffered_bytes = max_buffered_bytes
+        if keys is None and not insecure and not sockets.is_local(bind):
+            raise ConfigError(
+                f"bind={bind!r} can be reached from other machines, unencrypted and by anybody; give keys (tightwire kv "
+                "keys writes them), or insecure=true on a private network"
+            )
+        limits = limits or Limits()
+        self._limits = replace(
+            limits,
+            max_payload_bytes=min(limits.max_payload_bytes, max_buffered_bytes),
+            max_raw_bytes=min(limits.max_raw_bytes, max_buffered_bytes),
+        )
+        self._fingerprint, self._max_buffered_bytes = fingerprint, max_buffered_bytes
         self._clock = clock or MonotonicClock()
-        self._inbox = Inbox(self._clock, max_buffered_bytes)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._queued_bytes = 0
-        self._queued_lock = threading.Lock()
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._socket = context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 1000)
-        self._socket.setsockopt(zmq.RCVHWM, 16)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, self._limits.max_payload_bytes + self._limits.max_header_bytes + 64)
+        self._boot = secrets.randbits(63)
+        self._waker = sockets.Waker()
+        self._answers: deque[tuple[bytes, ToSender]] = deque()
+        self._inbox = Inbox(self._clock, max_buffered_bytes, self._answer)
+        # A context of its own: ZeroMQ has one gatekeeper for each.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._door = Door(self._context, frozenset(authorized)) if keys is not None else None
+        self._frame_bytes = self._limits.max_payload_bytes + self._limits.max_header_bytes + wire_format.PREFIX_BYTES
         try:
-            self._socket.bind(bind)
-        except zmq.ZMQError as error:
-            self._socket.close()
-            raise LinkError(f"cannot bind {bind!r}: {error}; give a free address, port * takes any") from error
+            self._socket = sockets.bound(self._context, bind, max(self._frame_bytes, protocol.MAX_MESSAGE_BYTES), keys)
+        except LinkError:
+            self._waker.close()
+            if self._door is not None:
+                self._door.close()
+            raise
+        self._monitor = sockets.monitored(self._socket)
+        self._refused = 0
         self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        # The decoder hands its reports to the thread that owns the socket.
-        inside = f"inproc://tightwire-receiver-{uuid.uuid4().hex}"
-        self._reports_in = context.socket(zmq.PULL)
-        self._reports_in.bind(inside)
-        self._reports_out = context.socket(zmq.PUSH)
-        self._reports_out.connect(inside)
-        self._threads = [
-            threading.Thread(target=self._receive, name="tightwire-receive", daemon=True),
-            threading.Thread(target=self._decode, name="tightwire-decode", daemon=True),
+        self._closing = False
+        self._threads = [threading.Thread(target=self._exchange, name="tightwire-receive", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._decode, name=f"tightwire-decode-{number}", daemon=True)
+            for number in range(workers)
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def refused(self) -> int:
+        """How many connections were refused: without a key, or with one that is not authorized."""
+        return self._refused
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of frames that wait for a decoder."""
+        return self._inbox.queued_bytes
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Decoded bytes that wait for their taker."""
+        return self._inbox.buffered_bytes
 
     def wait(self, transfer_id: str, timeout_s: float, on_block: Callable[[KVBlock], None] | None = None) -> Received:
         """Until the transfer is complete, failed or `timeout_s` is over. Blocks go to `on_block`, in this thread, as
         they arrive, or are collected in the result. Never raises for what arrives: see `Received.error`."""
         return self._inbox.wait(transfer_id, timeout_s, on_block)
 
-    def close(self) -> None:
-        if self._threads:
-            self._jobs.put(None)  # the decoder ends and tells the receiving thread
-            for thread in self._threads:
-                thread.join(timeout=5)
-            self._threads = []
+    def cancel(self, transfer_id: str, reason: str = "cancelled") -> None:
+        """Over at once: its memory is freed, `wait` returns with `reason` as the error, and the sender is told (when
+        it begins, if it has not)."""
+        self._inbox.cancel(transfer_id, reason)
 
-    def _receive(self) -> None:
+    def close(self) -> None:
+        """Senders are told, waits return. Waits for the threads."""
+        if self._closing:
+            return
+        self._inbox.close()
+        self._closing = True
+        self._waker.wake()
+        for thread in self._threads:
+            thread.join(timeout=5)
+        self._waker.close()
+        self._context.term()
+
+    def _answer(self, peer: bytes, message: ToSender) -> None:
+        self._answers.append((peer, message))
+        self._waker.wake()
+
+    def _exchange(self) -> None:
+        """Owns the socket: stamps and files what arrives, says what the inbox has to say."""
         poller = zmq.Poller()
-        poller.register(self._reports_in, zmq.POLLIN)
-        reading = False
+        for waited in (self._monitor, self._waker.fd):
+            poller.register(waited, zmq.POLLIN)
+        if self._door is not None:
+            poller.register(self._door.socket, zmq.POLLIN)
+        reading, expired_s = False, self._clock.now_s()
         while True:
-            with self._queued_lock:
-                room = self._queued_bytes < self._max_buffered_bytes
-            if room != reading:
-                (poller.register if room else poller.unregister)(
-                    *((self._socket, zmq.POLLIN) if room else (self._socket,))
-                )
-                reading = room
-            ready = dict(poller.poll(100))
-            if self._reports_in in ready:
-                parts = self._reports_in.recv_multipart()
-                if len(parts) == 1:
-                    break
-                self._answer(*parts)
+            room = self._inbox.queued_bytes < self._max_buffered_bytes
+            if room and not reading:
+                poller.register(self._socket, zmq.POLLIN)
+            elif reading and not room:
+                poller.unregister(self._socket)
+            reading = room
+            self._say_all()
+            if self._closing:
+                break
+            ready = dict(poller.poll(_TICK_MS))
+            if self._waker.fd in ready:
+                self._waker.clear()
+            if self._door is not None and self._door.socket in ready:
+                self._door.answer()
+            if self._monitor in ready and sockets.next_event(self._monitor) & sockets.REFUSED:
+                self._refused += 1
             if self._socket in ready:
                 frames = self._socket.recv_multipart(copy=False)
                 with contextlib.suppress(LinkError):  # a stranger's message: nothing to answer
                     self._take(frames)
+            if self._clock.now_s() - expired_s > _EXPIRE_EVERY_S:
+                expired_s = self._clock.now_s()
+                self._inbox.expire()
+        self._socket.disable_monitor()
+        self._monitor.close(0)
         self._socket.close()
-        self._reports_in.close()
+        if self._door is not None:
+            self._door.close()
 
     def _take(self, parts: list[zmq.Frame]) -> None:
-        arrived_s = self._clock.now_s()
         if len(parts) not in (2, 3):
             raise LinkError(f"a message of {len(parts)} parts")
-        sender = parts[0].bytes
+        peer = parts[0].bytes
         message = protocol.decode_to_receiver(parts[1].buffer)
         match message:
-            case Begin():
-                self._inbox.begin(message)
             case Part() if len(parts) == 3:
-                self._answer(sender, protocol.encode(Ack(message.transfer, message.index, arrived_s)))
-                data = parts[2].buffer
-                with self._queued_lock:
-                    self._queued_bytes += len(data)
-                self._jobs.put((sender, message, data))
+                self._inbox.arrived(peer, message.stream, message.index, parts[2].buffer)
+            case Begin():
+                self._inbox.begin(peer, message)
             case End():
-                self._jobs.put((sender, message, None))
+                self._inbox.end(peer, message)
+            case Cancel():
+                self._inbox.cancelled(message)
             case Ping():
-                self._answer(sender, protocol.encode(Pong(message.number, arrived_s)))
+                self._answer(peer, Pong(message.number, self._clock.now_s()))
+            case Hello():
+                if message.version != protocol.VERSION:
+                    raise LinkError(f"protocol version {message.version}; this side speaks {protocol.VERSION}")
+                window_bytes = self._max_buffered_bytes
+                self._answer(peer, Welcome(self._boot, self._clock.now_s(), window_bytes, self._frame_bytes))
 
-    def _answer(self, sender: bytes, message: bytes) -> None:
-        with contextlib.suppress(zmq.ZMQError):  # the sender left
-            self._socket.send_multipart([sender, message], zmq.NOBLOCK)
+    def _say_all(self) -> None:
+        while self._answers:
+            peer, message = self._answers.popleft()
+            with contextlib.suppress(zmq.ZMQError):  # the sender left
+                self._socket.send_multipart([peer, protocol.encode(message)], zmq.NOBLOCK)
 
     def _decode(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            sender, message, data = job
-            if isinstance(message, End):
-                report = self._inbox.end(message)
-                if report is not None:
-                    self._reports_out.send_multipart([sender, protocol.encode(report)])
-                continue
-            assert data is not None
+        while (job := self._inbox.next_job()) is not None:
             start_s = self._clock.now_s()
-            try:
-                block = decode_block(data, self._fingerprint, self._limits)
-            except FrameError as error:
-                self._inbox.refuse(message.transfer, message.index, str(error))
-            else:
-                self._inbox.add(message.transfer, block, len(data), self._clock.now_s() - start_s)
-            with self._queued_lock:
-                self._queued_bytes -= len(data)
-        self._reports_out.send(b"")
-        self._reports_out.close()
+            block = self._decoded(job)
+            self._inbox.decoded(job, block, self._clock.now_s() - start_s)
+            self._waker.wake()
+            del job, block
+
+    def _decoded(self, job: Job) -> KVBlock | FrameError:
+        try:
+            frame = wire_format.parse(job.data, self._limits)
+            self._inbox.check(job, frame.header)
+            return decode_block(frame, self._fingerprint)
+        except FrameError as error:
+            return error

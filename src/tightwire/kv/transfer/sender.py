@@ -1,10 +1,11 @@
-"""The sending side: encodes chunk by chunk while earlier chunks are on the wire, and learns the link's speed."""
+"""The sending side: a thread that owns the socket, and workers that encode while earlier pieces are on the wire."""
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import zmq
 
@@ -14,42 +15,23 @@ from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import encode_block
 from tightwire.kv.strategy import Strategy
 from tightwire.kv.transfer import protocol
-from tightwire.kv.transfer.protocol import Ack, Begin, End, Part, Ping, Pong, Report
+from tightwire.kv.transfer.outbox import Outbox, Stream
+from tightwire.kv.transfer.outgoing import Desk, Outgoing, SendReport
+from tightwire.net import sockets
 from tightwire.net.estimator import LinkEstimator
+from tightwire.net.keys import Keys
 
+__all__ = ["DEFAULT_CHUNK_TOKENS", "DEFAULT_WINDOW_BYTES", "Outgoing", "SendReport", "Sender"]
 DEFAULT_WINDOW_BYTES = 64 * 2**20
 DEFAULT_CHUNK_TOKENS = 128
-
-
-@dataclass(frozen=True)
-class SendReport:
-    """One transfer as measured. `wire_s` is the time the link was busy with it, `total_s` all of it, until the
-    receiver said that everything is decoded. Stages overlap: their sum may exceed the total."""
-
-    transfer_id: str
-    frames: int
-    raw_bytes: int
-    wire_bytes: int
-    encode_s: float
-    wire_s: float
-    decode_s: float
-    total_s: float
-    error: str | None
-    missing: list[tuple[int, int]]
-
-    @property
-    def ok(self) -> bool:
-        return self.error is None
-
-    @property
-    def ratio(self) -> float:
-        """Raw bytes ÷ bytes on the wire."""
-        return self.raw_bytes / max(self.wire_bytes, 1)
+_TICK_MS = 100
+_RETRY_S = 0.1
 
 
 class Sender:
-    """Connected to one Receiver at `endpoint`. Thread-safe: one transfer at a time. At most `window_bytes` are
-    underway unacknowledged. `link` is what the transfers told about the link."""
+    """Connected to one Receiver at `endpoint`, again and again if need be. Thread-safe; any number of transfers at a
+    time share the link. They hold `window_bytes` at most of pieces that the receiver has not taken. `link` is what the
+    transfers told about the link. `keys`: CURVE, as the receiver wants it; `workers`: threads that encode."""
 
     def __init__(
         self,
@@ -57,35 +39,50 @@ class Sender:
         *,
         fingerprint: str = "",
         window_bytes: int = DEFAULT_WINDOW_BYTES,
+        keys: Keys | None = None,
+        workers: int = 1,
         clock: Clock | None = None,
     ) -> None:
         self.fingerprint, self.link = fingerprint, LinkEstimator()
-        self._window_bytes = window_bytes
-        self._clock = clock or MonotonicClock()
-        self._lock = threading.Lock()
-        self._offset_s: float | None = None  # receiver's clock minus ours
-        self._best_round_trip_s = float("inf")
+        self._endpoint, self._keys = endpoint, keys
+        self._waker = sockets.Waker()
+        self._desk = Desk(Outbox(window_bytes, self.link, endpoint), clock or MonotonicClock(), self._waker.wake)
         self._pings = 0
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.SNDHWM, 0)  # the window bounds what is queued
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.connect(endpoint)
-        self._endpoint = endpoint
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._connect()
+        self._threads = [threading.Thread(target=self._exchange, name="tightwire-send", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._encode, name=f"tightwire-encode-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def probe(self, timeout_s: float = 10.0, enough_s: float = 0.05, max_bytes: int = 4 * 2**20) -> None:
         """Learn latency, clock offset and speed before the first transfer: pings of growing size, until one keeps the
         link busy for `enough_s`. Raises LinkError when nobody answers in `timeout_s`."""
-        with self._lock:
-            for _ in range(3):
-                self._ping(0, timeout_s)
-            size = 16 * 1024
-            while True:
-                busy_s = self._ping(size, timeout_s)
-                if busy_s >= enough_s or size >= max_bytes:
-                    break
-                size *= 4
-            self.link.observe(size, busy_s)
+        for _ in range(3):
+            self._ping(0, timeout_s)
+        size = 16 * 1024
+        while True:
+            busy_s = self._ping(size, timeout_s)
+            if busy_s >= enough_s or size >= max_bytes:
+                break
+            size *= 4
+        self.link.observe(size, busy_s)
+
+    def start(
+        self, transfer_id: str, strategy: Strategy, *, layers: int, tokens: int, timeout_s: float = 60.0
+    ) -> Outgoing:
+        """Open a transfer of pieces that together cover `layers` × `tokens`. It fails when the receiver gives no sign
+        for `timeout_s` while something waits for it."""
+        desk = self._desk
+        with desk.lock:
+            now_s = desk.clock.now_s()
+            stream = Stream(secrets.randbits(63), transfer_id, strategy, layers, tokens, timeout_s, now_s)
+            desk.outbox.start(stream, now_s)
+        desk.wake()
+        return Outgoing(desk, stream)
 
     def send(
         self,
@@ -101,107 +98,144 @@ class Sender:
 
         Raises LinkError when the receiver does not answer in `timeout_s`; a report with `error` set when it answers
         that something is missing."""
-        with self._lock:
-            if self._offset_s is None:
-                self._ping(0, timeout_s)
-            return self._send(transfer_id, blocks, strategy, layers, tokens, self._clock.now_s() + timeout_s)
+        end_s = self._desk.clock.now_s() + timeout_s
+        outgoing = self.start(transfer_id, strategy, layers=layers, tokens=tokens, timeout_s=timeout_s)
+        try:
+            for block in blocks:
+                outgoing.put(block)
+            return outgoing.finish(max(end_s - self._desk.clock.now_s(), 0.0))
+        finally:
+            outgoing.cancel("it was given up")
 
     def close(self) -> None:
-        with self._lock:
-            self._socket.close()
+        """What is open is cancelled. Waits for the threads."""
+        desk = self._desk
+        with desk.lock:
+            if desk.closed:
+                return
+            desk.closed = True
+            for stream in desk.outbox.streams:
+                desk.outbox.fail(stream, "the sender was closed", desk.clock.now_s())
+            desk.staged.notify_all()
+            desk.changed.notify_all()
+        desk.wake()
+        for thread in self._threads:
+            thread.join(timeout=5)
+        self._waker.close()
 
-    def _send(
-        self, transfer: str, blocks: Iterable[KVBlock], strategy: Strategy, layers: int, tokens: int, deadline_s: float
-    ) -> SendReport:
-        start_s = self._clock.now_s()
-        self._socket.send(protocol.encode(Begin(transfer, layers, tokens)))
-        wire = _WireTimes(self._offset_s or 0.0)
-        raw_bytes, encode_s = 0, 0.0
-        for index, block in enumerate(blocks):
-            encode_start_s = self._clock.now_s()
-            frame = encode_block(block, strategy, self.fingerprint)
-            sent_s = self._clock.now_s()
-            encode_s += sent_s - encode_start_s
-            raw_bytes += block.raw_bytes
-            wire.sent(index, len(frame), sent_s)
-            self._socket.send_multipart([protocol.encode(Part(transfer, index)), frame], copy=False)
-            while self._socket.poll(0) or wire.unacknowledged_bytes > self._window_bytes:
-                self._take(transfer, wire, deadline_s)
-        self._socket.send(protocol.encode(End(transfer, wire.frames)))
-        report = None
-        while report is None:
-            report = self._take(transfer, wire, deadline_s)
-        busy_s = wire.busy_s(self.link)
-        self.link.observe(wire.acknowledged_bytes, busy_s)
-        return SendReport(
-            transfer, wire.frames, raw_bytes, wire.wire_bytes, encode_s, busy_s, report.decode_s,
-            self._clock.now_s() - start_s, report.error, report.missing,
-        )  # fmt: skip
+    def _connect(self) -> None:
+        self._socket = sockets.connected(self._context, self._endpoint, self._keys)
+        self._monitor = sockets.monitored(self._socket)
+        self._poller = zmq.Poller()
+        for waited in (self._socket, self._monitor, self._waker.fd):
+            self._poller.register(waited, zmq.POLLIN)
+        with self._desk.lock:
+            self._desk.outbox.hello()
 
-    def _take(self, transfer: str, wire: _WireTimes, deadline_s: float) -> Report | None:
-        message = self._receive(deadline_s, f"transfer {transfer}")
-        if isinstance(message, Ack) and message.transfer == transfer:
-            wire.acknowledged(message.index, message.arrived_s)
-        return message if isinstance(message, Report) and message.transfer == transfer else None
+    def _disconnect(self, linger_ms: int = 0) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(linger_ms)
 
-    def _receive(self, deadline_s: float, what: str) -> protocol.ToSender:
-        left_s = deadline_s - self._clock.now_s()
-        if not self._socket.poll(int(max(left_s, 0.0) * 1000)):
-            raise LinkError(f"{self._endpoint} did not answer in time ({what}); is the receiver running?")
-        return protocol.decode_to_sender(self._socket.recv())
+    def _exchange(self) -> None:
+        """Owns the socket: sends what the outbox has, hands it what arrives."""
+        desk = self._desk
+        while True:
+            self._send_all()
+            if desk.closed:
+                break
+            ready = dict(self._poller.poll(_TICK_MS))
+            if self._waker.fd in ready:
+                self._waker.clear()
+            if self._socket in ready:
+                self._receive_all()
+            if self._monitor in ready:
+                self._note(sockets.next_event(self._monitor))
+            with desk.lock:
+                desk.outbox.expire(desk.clock.now_s())
+            desk.settle()
+        self._disconnect(linger_ms=200)  # the cancellations
+        desk.settle()
+
+    def _send_all(self) -> None:
+        desk = self._desk
+        while True:
+            with desk.lock:
+                message = desk.outbox.next_message(desk.clock.now_s())
+            if message is None:
+                return
+            with contextlib.suppress(zmq.Again):
+                self._socket.send_multipart(message, zmq.NOBLOCK, copy=len(message) == 1)
+
+    def _receive_all(self) -> None:
+        desk = self._desk
+        with contextlib.suppress(zmq.Again):
+            while True:
+                data = self._socket.recv(zmq.NOBLOCK)
+                with contextlib.suppress(LinkError):  # what is not of the protocol is not answered
+                    message = protocol.decode_to_sender(data)
+                    with desk.lock:
+                        desk.outbox.received(message, desk.clock.now_s())
+
+    def _note(self, event: int) -> None:
+        desk = self._desk
+        if event & sockets.REFUSED:
+            with desk.lock:
+                desk.outbox.refused(desk.clock.now_s())
+        else:
+            # A new socket, so that nothing of the old connection is left in queues: the outbox says what goes again.
+            with desk.lock:
+                was_connected = desk.outbox.connected
+                desk.outbox.lost()
+            if not was_connected:
+                desk.clock.sleep_s(_RETRY_S)
+            self._disconnect()
+            self._connect()
+
+    def _encode(self) -> None:
+        desk = self._desk
+        while True:
+            with desk.lock:
+                while (job := desk.outbox.next_staged()) is None and not desk.closed:
+                    desk.staged.wait()
+            if job is None:
+                return
+            stream, index, block = job
+            start_s = desk.clock.now_s()
+            try:
+                frame = encode_block(block, stream.strategy, self.fingerprint)
+            except Exception as error:  # whatever it is, it is this transfer's alone
+                with desk.lock:
+                    desk.outbox.fail(stream, f"encoding failed: {error}", desk.clock.now_s())
+            else:
+                with desk.lock:
+                    now_s = desk.clock.now_s()
+                    desk.outbox.encoded(stream, index, frame, now_s - start_s, now_s)
+                    desk.changed.notify_all()  # a frame is smaller than its piece
+            del job, block
+            desk.wake()
 
     def _ping(self, size: int, timeout_s: float) -> float:
         """Seconds that `size` padding bytes kept the link busy, by the two clocks' difference."""
-        self._pings += 1
-        start_s = self._clock.now_s()
-        self._socket.send_multipart([protocol.encode(Ping(self._pings)), bytes(size)])
-        while True:
-            message = self._receive(start_s + timeout_s, "probing the link")
-            if isinstance(message, Pong) and message.number == self._pings:
-                break
-        end_s = self._clock.now_s()
-        if size == 0 and end_s - start_s < self._best_round_trip_s:
-            self._best_round_trip_s = end_s - start_s
-            self._offset_s = message.arrived_s - (start_s + end_s) / 2
-            self.link.observe_round_trip(end_s - start_s)
-        return max(message.arrived_s - (self._offset_s or 0.0) - start_s - self._best_round_trip_s / 2, 1e-6)
+        desk = self._desk
+        with desk.lock:
+            deadline_s = desk.clock.now_s() + timeout_s
+            while not desk.outbox.connected:
+                self._wait(deadline_s)
+            self._pings += 1
+            number = self._pings
+            start_s = desk.clock.now_s()
+            desk.outbox.ping(number, bytes(size))
+            desk.wake()
+            while number not in desk.outbox.pongs:
+                self._wait(deadline_s)
+            arrived_s, end_s = desk.outbox.pongs.pop(number), desk.clock.now_s()
+            if size == 0:
+                desk.outbox.observe_round_trip(start_s, end_s, arrived_s)
+            return max(arrived_s - desk.outbox.offset_s - start_s - desk.outbox.wire.latency_s, 1e-6)
 
-
-class _WireTimes:
-    """When the frames of one transfer were handed over and when they arrived, on the sender's clock."""
-
-    def __init__(self, offset_s: float) -> None:
-        self._offset_s = offset_s
-        self._sent: list[tuple[int, float]] = []  # bytes, time
-        self._arrived: dict[int, float] = {}
-        self.wire_bytes = self.acknowledged_bytes = 0
-
-    @property
-    def frames(self) -> int:
-        return len(self._sent)
-
-    @property
-    def unacknowledged_bytes(self) -> int:
-        return self.wire_bytes - self.acknowledged_bytes
-
-    def sent(self, index: int, size: int, at_s: float) -> None:
-        assert index == len(self._sent)
-        self._sent.append((size, at_s))
-        self.wire_bytes += size
-
-    def acknowledged(self, index: int, arrived_s: float) -> None:
-        if 0 <= index < len(self._sent) and index not in self._arrived:
-            self._arrived[index] = arrived_s - self._offset_s
-            self.acknowledged_bytes += self._sent[index][0]
-
-    def busy_s(self, link: LinkEstimator) -> float:
-        """How long the link was busy: a frame starts when it is handed over or when its forerunner has arrived,
-        whichever is later, so that waiting for the encoder does not make the link look slow."""
-        estimate = link.estimate()
-        latency_s = estimate.latency_s if estimate else 0.0
-        busy_s, before_s = 0.0, float("-inf")
-        for index in sorted(self._arrived):
-            begin_s = max(self._sent[index][1] + latency_s, before_s)
-            before_s = self._arrived[index]
-            busy_s += max(before_s - begin_s, 1e-6)
-        return busy_s
+    def _wait(self, deadline_s: float) -> None:
+        left_s = deadline_s - self._desk.clock.now_s()
+        if left_s <= 0 or self._desk.closed:
+            raise LinkError(f"{self._desk.outbox.trouble} (probing the link)")
+        self._desk.changed.wait(left_s)
