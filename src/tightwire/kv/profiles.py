@@ -11,6 +11,7 @@ import msgspec
 from tightwire.errors import ConfigError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import decode_block, encode_block
+from tightwire.kv.control.error import attention_error
 from tightwire.kv.strategy import Strategy
 
 MAX_LIBRARY_BYTES = 64 * 2**20
@@ -18,13 +19,15 @@ MAX_LIBRARY_BYTES = 64 * 2**20
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`ratio` = raw bytes ÷ frame bytes; speeds in raw bytes per second, encode and decode apart; `quality` relative
-    to raw KV, 1 is equal. Raises ConfigError for values that cannot be."""
+    to raw KV, 1 is equal; `error`: median and upper end of `attention_error` over single blocks, where it was measured.
+    Raises ConfigError for values that cannot be."""
 
     strategy: str
     ratio: float
     encode_bytes_per_s: float
     decode_bytes_per_s: float
     quality: float
+    error: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("ratio", "encode_bytes_per_s", "decode_bytes_per_s"):
@@ -32,6 +35,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ConfigError(f"profile {self.strategy!r}: {name}={getattr(self, name)} must be above zero")
         if not 0 <= self.quality <= 2:
             raise ConfigError(f"profile {self.strategy!r}: quality={self.quality} must be between 0 and 2")
+        if self.error is not None and not 0 <= self.error[0] <= self.error[1] < float("inf"):
+            raise ConfigError(
+                f"profile {self.strategy!r}: error={self.error} must be a median and an upper end above it"
+            )
         Strategy.parse(self.strategy)
 
 
@@ -76,10 +83,15 @@ def measure(
             start_s = time.perf_counter()
             frames = [encode_block(block, strategy) for block in blocks]
             middle_s = time.perf_counter()
-            for frame in frames:
-                decode_block(frame)
+            arrived = [decode_block(frame) for frame in frames]
             encode_s = min(encode_s, middle_s - start_s)
             decode_s = min(decode_s, time.perf_counter() - middle_s)
         ratio = raw_bytes / sum(map(len, frames))
-        profiles.append(Profile(str(strategy), ratio, raw_bytes / encode_s, raw_bytes / decode_s, quality(strategy)))
+        errors = sorted(attention_error(was, is_) for was, is_ in zip(blocks, arrived, strict=True))
+        profiles.append(
+            Profile(
+                str(strategy), ratio, raw_bytes / encode_s, raw_bytes / decode_s, quality(strategy),
+                (errors[len(errors) // 2], errors[-1]),
+            )
+        )  # fmt: skip
     return profiles

@@ -1,10 +1,28 @@
-"""The speed of a link, learnt from the transfers themselves; never a constant from a settings file."""
+"""The speed of a link, learnt from the transfers themselves; never a constant from a settings file.
+
+Within a segment the speed is bytes ÷ seconds over decayed sums. An observation that is further away than noise explains
+begins a new segment at once: a link that changed is known after one transfer. The segment before is kept beside it for
+one observation: when that one fits the old speed, the jump was an outlier.
+
+| symbol | meaning |
+|---|---|
+| x | log(observed speed ÷ the segment's) |
+| s | what noise does to x: the segment's own, timing errors and what buffers swallow, added in squares |
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import hypot, log
 
 HALF_LIFE_OBSERVATIONS = 2.0  # after this many transfers an old observation counts half: links change
+TIMING_ERROR_S = 1e-3  # two clocks and two schedulers
+BUFFERED_BYTES = 32 * 1024  # a token bucket's burst or a socket's buffer passes at any speed
+JUMP_DEVIATIONS = 3.0
+LEAST_JUMP = 0.2  # of x: what is less is drift, which the decayed sums follow
+_FIRST_NOISE = 0.1
+_NOISE_WEIGHT = 0.2  # of the newest deviation
+_MOST_NOISE = 0.5  # a link that jumps all the time must not hide the next jump
 
 
 @dataclass(frozen=True)
@@ -16,11 +34,36 @@ class LinkEstimate:
     observations: int
 
 
+@dataclass(frozen=True)
+class _Segment:
+    bytes: float
+    seconds: float
+    noise: float
+
+    def deviation(self, wire_bytes: int, busy_s: float) -> tuple[float, float]:
+        """x and s of an observation."""
+        s = hypot(self.noise, TIMING_ERROR_S / busy_s, BUFFERED_BYTES / wire_bytes)
+        return log(wire_bytes / busy_s * self.seconds / self.bytes), s
+
+    def fits(self, wire_bytes: int, busy_s: float) -> bool:
+        x, s = self.deviation(wire_bytes, busy_s)
+        return abs(x) <= max(JUMP_DEVIATIONS * s, LEAST_JUMP)
+
+    def with_(self, wire_bytes: int, busy_s: float) -> _Segment:
+        decay = 0.5 ** (1 / HALF_LIFE_OBSERVATIONS)
+        x, s = self.deviation(wire_bytes, busy_s)
+        known = s * s - self.noise * self.noise  # what explains x without noise of the link
+        variance = max(x * x - known, 0.0)
+        noise = (self.noise**2 + _NOISE_WEIGHT * (variance - self.noise**2)) ** 0.5
+        return _Segment(self.bytes * decay + wire_bytes, self.seconds * decay + busy_s, min(noise, _MOST_NOISE))
+
+
 class LinkEstimator:
-    """Decayed sums of bytes and of the seconds that the link was busy with them: long transfers weigh more."""
+    """Long transfers weigh more than short ones, new ones more than old ones, and none from before a jump."""
 
     def __init__(self) -> None:
-        self._bytes = self._seconds = 0.0
+        self._now: _Segment | None = None
+        self._before: _Segment | None = None  # the segment that the last observation ended
         self._latency_s = 0.0
         self._observations = 0
 
@@ -28,19 +71,33 @@ class LinkEstimator:
         """`wire_bytes` kept the link busy for `busy_s`. Nothing is learnt from nothing."""
         if wire_bytes <= 0 or busy_s <= 0:
             return
-        decay = 0.5 ** (1 / HALF_LIFE_OBSERVATIONS)
-        # Relative to this observation's size, so that one short transfer cannot outvote a long history by count.
-        self._bytes = self._bytes * decay + wire_bytes
-        self._seconds = self._seconds * decay + busy_s
         self._observations += 1
+        before, self._before = self._before, None
+        if self._now is None:
+            self._now = _Segment(wire_bytes, busy_s, _FIRST_NOISE)
+        elif self._now.fits(wire_bytes, busy_s):
+            self._now = self._now.with_(wire_bytes, busy_s)
+        elif before is not None and before.fits(wire_bytes, busy_s):
+            self._now = before.with_(wire_bytes, busy_s)
+        else:
+            self._before, self._now = self._now, _Segment(wire_bytes, busy_s, self._now.noise)
 
     def observe_round_trip(self, seconds: float) -> None:
         """The smallest round trip seen is twice the latency: larger ones waited in a queue."""
         half = seconds / 2
         self._latency_s = half if self._latency_s == 0 else min(self._latency_s, half)
 
+    def distrust(self) -> None:
+        """Somebody else saw the link change: the next observation counts alone. The old speed stays until then."""
+        if self._now is not None:
+            least = 1e-9  # of its weight: any observation outvotes it
+            self._now = replace(
+                self._now, bytes=self._now.bytes * least, seconds=self._now.seconds * least, noise=_MOST_NOISE
+            )
+            self._before = None
+
     def estimate(self) -> LinkEstimate | None:
         """None until something crossed the link."""
-        if self._observations == 0:
+        if self._now is None:
             return None
-        return LinkEstimate(self._bytes / self._seconds, self._latency_s, self._observations)
+        return LinkEstimate(self._now.bytes / self._now.seconds, self._latency_s, self._observations)

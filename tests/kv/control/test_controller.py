@@ -1,52 +1,158 @@
+import random
+
+import msgspec
 import pytest
+from tests.kv.control.library import FOUR, LIBRARY, RAW, REQUEST, ROUGH, TEN, as_predicted, link
 
+from tightwire.core.clock import FakeClock
+from tightwire.core.links import LinkVerdict
 from tightwire.errors import ConfigError
-from tightwire.kv.control.controller import Controller
-from tightwire.kv.control.latency import predict
+from tightwire.kv.control.controller import Controller, Settings, log_errors
+from tightwire.kv.control.records import Decision, Outcome, Record, Request
 from tightwire.kv.profiles import Profile, ProfileLibrary
-from tightwire.net.estimator import LinkEstimate
 
-RAW = Profile("raw", 1.0, 5e9, 5e9, 1.0)
-FOUR = Profile("hadamard+uniform:levels=16+pack", 3.55, 2e9, 2e9, 0.99)
-ROUGH = Profile("uniform:levels=4+zstd", 9.0, 2e9, 2e9, 0.5)
-LIBRARY = ProfileLibrary("m", [RAW, FOUR, ROUGH], {})
+CALM = Settings(explore_share=0.0, sample_share=0.0)
 
 
-def link(bytes_per_s: float) -> LinkEstimate:
-    return LinkEstimate(bytes_per_s, 1e-4, 3)
+def made(
+    profiles: list[Profile] | None = None, settings: Settings = CALM, clock: FakeClock | None = None
+) -> Controller:
+    library = LIBRARY if profiles is None else ProfileLibrary("m", profiles, {})
+    return Controller(library, settings, clock or FakeClock(), random.Random(1))
+
+
+def refused(decision: Decision) -> dict[str, str | None]:
+    return {c.strategy: c.refused for c in decision.candidates}
 
 
 def test_slow_link_compresses_fast_link_does_not_and_quality_is_kept() -> None:
-    controller = Controller(LIBRARY, quality_budget=0.97)
-    slow = controller.decide(10_000_000, 8, link(1e6))
-    assert slow.chosen == FOUR.strategy
+    controller = made()
+    slow = controller.decide(REQUEST, link(1e6))
+    assert slow.chosen == TEN.strategy
+    assert slow.second == FOUR.strategy
     assert "second" in slow.reason
-    assert next(c for c in slow.candidates if c.strategy == ROUGH.strategy).refused is not None
-    assert controller.decide(10_000_000, 8, link(1e10)).chosen == "raw"
-    assert controller.decide(10_000_000, 8, None).chosen == "raw"
+    assert "budget" in str(refused(slow)[ROUGH.strategy])
+    assert controller.decide(REQUEST, link(1e10)).chosen == "raw"
+    unknown = controller.decide(REQUEST, None)
+    assert (unknown.chosen, unknown.probe) == ("raw", True)
 
 
-def test_the_model_overlaps_stages() -> None:
-    p = predict(FOUR, 8_000_000, 8, link(1e6))
-    slowest = max(p.encode_s, p.wire_s, p.decode_s)
-    assert slowest < p.total_s < p.encode_s + p.wire_s + p.decode_s + 0.01
-    assert p.wire_s == pytest.approx(8 / 3.55)
+def test_every_class_has_its_budget_and_an_unknown_one_the_most_careful() -> None:
+    controller = made(settings=Settings(0.9, {"chat": 0.4, "code": 0.985}, explore_share=0.0))
+    for request, chosen in (
+        (Request(10_000_000, 8, workload="chat"), ROUGH),
+        (Request(10_000_000, 8, workload="code"), FOUR),
+        (Request(10_000_000, 8, workload="?"), FOUR),
+        (Request(10_000_000, 8, workload="chat", quality_budget=0.999), RAW),
+    ):
+        assert controller.decide(request, link(1e6)).chosen == chosen.strategy
 
 
-def test_a_wrong_profile_is_corrected_by_observation() -> None:
-    controller = Controller(ProfileLibrary("m", [RAW, Profile(FOUR.strategy, 3.55, 50e9, 50e9, 1.0)], {}))
-    decisions = 0
-    while (decision := controller.decide(10_000_000, 8, link(3e8))).chosen != "raw":
-        controller.observe(decision, 0.08)  # it is an encoder of 125 MB/s in truth
-        decisions += 1
-        assert decisions < 20
-    assert 0 < decisions < 20
+def test_as_fast_the_better_quality_is_taken() -> None:
+    finer = Profile("hadamard+uniform:levels=24+pack", 3.5, 2e9, 2e9, 0.999)
+    request = Request(10_000_000, 8, prefill_s=100.0)  # hides all of them, but not raw
+    assert made([RAW, TEN, finer]).decide(request, link(2e5)).chosen == finer.strategy
+
+
+@pytest.mark.parametrize(("wrong", "rate"), [(0.25, 2.5e8), (4.0, 6e8)])
+def test_a_wrong_profile_is_corrected_by_observation(wrong: float, rate: float) -> None:
+    """Speeds profiled too fast are corrected when they are met, those too slow because they are worth exploring."""
+    truth = Profile(FOUR.strategy, 3.55, 5e8, 5e8, 1.0)
+    best = made([RAW, truth]).decide(REQUEST, link(rate)).chosen
+    controller = made([RAW, Profile(FOUR.strategy, 3.55, 5e8 * wrong, 5e8 * wrong, 1.0)], Settings())
+    chosen = []
+    for _ in range(20):
+        decision = controller.decide(REQUEST, link(rate))
+        chosen.append(decision.chosen)
+        factor = 1.0 if decision.chosen == "raw" else wrong
+        controller.observe(decision, as_predicted(decision, factor, factor))
+        assert chosen[-3:] == [best] * 3
+
+
+def test_exploring_costs_no_more_than_its_credit() -> None:
+    slow = Profile("hadamard+uniform:levels=14+rans", 5.0, 3e7, 3e7, 0.99)  # by its profile; it may be faster
+    controller = made([RAW, FOUR, slow], Settings(explore_share=0.01))
+    spent = total = 0.0
+    for _ in range(300):
+        decision = controller.decide(REQUEST, link(2e7))
+        by_name = {c.strategy: c.corrected.total_s for c in decision.candidates}
+        spent += by_name[decision.chosen] - min(by_name.values())
+        total += min(by_name.values())
+        controller.observe(decision, as_predicted(decision))
+    assert spent <= 0.01 * total + 2.1 * total / 300
+
+
+def test_no_exploring_where_an_slo_is_at_risk_and_none_after_it_was_broken() -> None:
+    clock = FakeClock()
+    unknown = Profile("hadamard+uniform:levels=14+rans", 4.6, 4e8, 4e8, 0.99)
+    controller = made([RAW, FOUR, unknown], Settings(cooldown_s=5.0), clock)
+    free = controller.decide(REQUEST, link(1e8))
+    assert free.explored
+    assert "worth knowing" in free.reason
+    tight = msgspec.structs.replace(REQUEST, slo_s=0.03)
+    assert not controller.decide(tight, link(1e8)).explored
+    for _ in range(2):  # kept by prediction, broken in truth
+        decision = controller.decide(tight, link(1e8))
+        assert decision.chosen == FOUR.strategy
+        controller.observe(decision, Outcome(0.005, 0.03, 0.005, 0.2, 2_800_000, busy=True))
+    cooled = controller.decide(tight, link(1e8))
+    assert "promises" in str(refused(cooled)[FOUR.strategy])
+    assert not cooled.explored
+    clock.advance_s(6.0)
+    assert refused(controller.decide(tight, link(1e8)))[FOUR.strategy] is None
+
+
+def test_a_verdict_about_the_link_reaches_the_decision() -> None:
+    controller = made()
+    fast = link(1e10)
+    assert controller.decide(REQUEST, fast).chosen == "raw"
+    controller.link_verdict(LinkVerdict("a-b", "slow", "counters", 1e6))
+    slow = controller.decide(REQUEST, fast)
+    assert (slow.chosen, slow.link_bytes_per_s, slow.probe) == (TEN.strategy, 1e6, True)
+    controller.observe(slow, as_predicted(slow))
+    assert controller.decide(REQUEST, fast).chosen == "raw"  # the link has spoken for itself
+    controller.link_verdict(LinkVerdict("a-b", "hung", "no acknowledgements"))
+    dead = controller.decide(REQUEST, fast)
+    assert not dead.send
+    assert "no acknowledgements" in dead.reason
+    controller.link_verdict(LinkVerdict("a-b", "healthy"))
+    assert controller.decide(REQUEST, fast).send
+
+
+def test_what_waits_before_us_is_waited_for() -> None:
+    controller = made()
+    free = controller.decide(REQUEST, link(1e7))
+    behind = controller.decide(msgspec.structs.replace(REQUEST, queued_bytes=50_000_000), link(1e7))
+    assert free.candidate is not None
+    assert behind.candidate is not None
+    assert behind.candidate.corrected.total_s == pytest.approx(free.candidate.corrected.total_s + 5.0, abs=0.1)
+
+
+def test_failures_teach_nothing_and_records_are_kept_and_written() -> None:
+    controller = made(settings=Settings(keep=2, explore_share=0.0))
+    decision = controller.decide(REQUEST, link(1e6))
+    controller.observe(decision, Outcome(0, 0, 0, 9, 0, failed=True))
+    record = controller.observe(decision, as_predicted(decision, total=1.1))
+    assert controller.encode.factor == pytest.approx([1.0] * 4)
+    assert record.error == pytest.approx(0.1, abs=0.02)
+    assert log_errors(controller.records) == pytest.approx([0.095], abs=0.02)
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record
+    controller.observe(decision, as_predicted(decision))
+    assert len(tuple(controller.records)) == 2
 
 
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(ConfigError, match="quality_budget"):
-        Controller(LIBRARY, 1.5)
+    for wrong, match in (
+        ({"quality_budget": 1.5}, "quality_budget"),
+        ({"workload_budgets": {"code": -1.0}}, "code"),
+        ({"keep": 0}, "keep"),
+        ({"slo_s": 0.0}, "slo_s"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            Settings(**wrong)
     with pytest.raises(ConfigError, match="ratio"):
         Profile("raw", 0.0, 1.0, 1.0, 1.0)
+    with pytest.raises(ConfigError, match="error"):
+        Profile("raw", 1.0, 1.0, 1.0, 1.0, (2.0, 1.0))
     with pytest.raises(ConfigError, match="raw once"):
         ProfileLibrary("m", [FOUR], {})

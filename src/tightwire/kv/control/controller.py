@@ -1,100 +1,282 @@
-"""decide / observe: the candidate with the least predicted time within the quality budget; raw is always one.
+"""decide / observe: the candidate with the least expected time within the quality budget; raw is always one.
 
-No I/O and no clock: the link's estimate comes in with the request, measured times come back with `observe`.
+No I/O; clock and random generator are handed in. What the link does comes with the request, measured times come back
+with `observe`, KV samples with `sampled`, verdicts about the link with `link_verdict`.
+
+| step of `decide` | rule |
+|---|---|
+| refuse | below the quality budget, demoted by the guard, or cooling down after broken promises |
+| predict | the tandem queue over profiled speeds (`latency`), corrected by what was learnt (`corrections`) |
+| choose | the fastest; of those that are as fast, the one with the best quality; raw unless the gain is clear |
+| explore | one that may be faster than all, where the expected loss fits into the credit and no SLO is at risk |
 """
 
 from __future__ import annotations
 
-from math import exp, log
+import random
+from collections import deque
+from collections.abc import Iterable
+from math import log
 
 import msgspec
 
+from tightwire.core.clock import Clock, MonotonicClock
+from tightwire.core.links import LinkVerdict
 from tightwire.core.units import format_rate, format_time
 from tightwire.errors import ConfigError
-from tightwire.kv.control.latency import Prediction, predict
+from tightwire.kv.control.corrections import FixedCost, Ratio, StageSpeed
+from tightwire.kv.control.guard import Guard
+from tightwire.kv.control.latency import model
+from tightwire.kv.control.records import Candidate, Decision, Outcome, Record, Request, Stages
 from tightwire.kv.profiles import ProfileLibrary
 from tightwire.kv.strategy import Strategy
 from tightwire.net.estimator import LinkEstimate
 
-CORRECTION_WEIGHT = 0.3  # of the newest log-residual: a few transfers correct a wrong profile
-CLEAR_GAIN = 0.97  # a lossy strategy must be predicted clearly faster than raw to be worth its loss
+CLEAR_GAIN = 0.97  # a lossy strategy must be expected clearly faster than raw to be worth its loss
+AS_FAST = 1.01  # of those within this of the fastest, quality decides
+WORTH_EXPLORING = 0.95  # an optimistic time that is this much of the best expected one
+FIRST_CREDIT = 2.0  # of a request's time: what exploring may cost before anything was earned
+MOST_CREDIT = 4.0  # of a request's time: a long quiet time must not pay for a storm
+SLOW_SHARE = 0.5  # of its usual speed: what is left of a link that is called slow without a number
+BROKEN_PROMISES = 2  # in a row: met the SLO by prediction, broke it in truth
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """`corrected_s` = predicted total × what was learnt about this strategy; `refused` says why it may not be used."""
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`workload_budgets`: quality budgets by workload class; a request without a known class gets the most careful of
+    them all. `explore_share` of the time of all requests may be spent on exploring. `keep` records are remembered.
+    Raises ConfigError for values that cannot be."""
 
-    strategy: str
-    quality: float
-    prediction: Prediction
-    corrected_s: float
-    refused: str | None = None
+    quality_budget: float = 0.97
+    workload_budgets: dict[str, float] = {}
+    slo_s: float | None = None
+    explore_share: float = 0.01
+    cooldown_s: float = 10.0
+    sample_share: float = 0.05
+    keep: int = 256
 
-
-class Decision(msgspec.Struct, frozen=True):
-    """The choice with all that led to it."""
-
-    chosen: str
-    reason: str
-    candidates: list[Candidate]
-    link_bytes_per_s: float | None
-
-    @property
-    def strategy(self) -> Strategy:
-        return Strategy.parse(self.chosen)
-
-    @property
-    def candidate(self) -> Candidate | None:
-        return next((c for c in self.candidates if c.strategy == self.chosen), None)
+    def __post_init__(self) -> None:
+        shares = {"quality_budget": self.quality_budget, "explore_share": self.explore_share}
+        shares |= {"sample_share": self.sample_share}
+        shares |= {f"workload_budgets[{name!r}]": budget for name, budget in self.workload_budgets.items()}
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name}={value} is out of range; use 0 to 1, like 0.97")
+        if self.keep < 1 or self.cooldown_s < 0 or (self.slo_s is not None and self.slo_s <= 0):
+            raise ConfigError(
+                f"keep={self.keep}, cooldown_s={self.cooldown_s}, slo_s={self.slo_s}: use a whole number above zero, "
+                "seconds, and seconds above zero or nothing"
+            )
 
 
 class Controller:
-    """Holds, for every strategy, the mean log-residual of measured against predicted times."""
+    """Not thread-safe: one lock around it, where several threads decide. `records` are the last ones."""
 
-    def __init__(self, library: ProfileLibrary, quality_budget: float = 0.97) -> None:
-        if not 0 <= quality_budget <= 1:
-            raise ConfigError(f"quality_budget={quality_budget} is out of range; use 0 to 1, like 0.97")
-        self.library, self.quality_budget = library, quality_budget
-        self._residuals: dict[str, float] = {}
+    def __init__(
+        self,
+        library: ProfileLibrary,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.library, self.settings = library, settings or Settings()
+        self._clock = clock or MonotonicClock()
+        profiles = library.profiles
+        self._names = [p.strategy for p in profiles]
+        self._short = [Strategy.parse(name).short for name in self._names]
+        self._at = {name: index for index, name in enumerate(self._names)}
+        self._raw = self._at["raw"]
+        self._arms = [  # seconds for a raw byte
+            (p.strategy, p.quality, p.ratio, 1 / p.encode_bytes_per_s, 1 / p.decode_bytes_per_s) for p in profiles
+        ]
+        families = [_family(name) for name in self._names]
+        self.encode, self.decode = StageSpeed(families), StageSpeed(families)
+        self.ratio, self.fixed = Ratio([p.ratio for p in profiles]), FixedCost()
+        self.guard = Guard(profiles, self.settings.sample_share, rng or random.Random(0))
+        self._credit_s: float | None = None
+        self._quiet_until_s = float("-inf")  # nothing is explored until then
+        self._broken = [0] * len(profiles)
+        self._cool_until_s = [float("-inf")] * len(profiles)
+        self._verdict: LinkVerdict | None = None
+        self._records: deque[Record] = deque(maxlen=self.settings.keep)
 
-    def decide(self, raw_bytes: int, chunks: int, link: LinkEstimate | None) -> Decision:
-        """`raw_bytes` in `chunks` pieces are to be sent over `link`; None: nothing is known about it yet."""
+    def decide(self, request: Request, link: LinkEstimate | None) -> Decision:
+        """`request` is to be sent over `link`; None: nothing is known about it yet, raw will tell."""
+        now_s, verdict = self._clock.now_s(), self._verdict
+        if verdict is not None and verdict.state == "hung":
+            reason = f"the link is said to be dead: {verdict.reason}"
+            return Decision("raw", reason, [], None, request, now_s, send=False, probe=True)
         if link is None:
-            return Decision("raw", "the link has not been measured yet", [], None)
-        candidates = []
-        for profile in self.library.profiles:
-            prediction = predict(profile, raw_bytes, chunks, link)
-            corrected_s = prediction.total_s * exp(self._residuals.get(profile.strategy, 0.0))
-            refused = None
-            if profile.strategy != "raw" and profile.quality < self.quality_budget:
-                refused = f"quality {profile.quality:.3f} is below the budget {self.quality_budget:.3f}"
-            candidates.append(Candidate(profile.strategy, profile.quality, prediction, corrected_s, refused))
-        raw = next(c for c in candidates if c.strategy == "raw")
-        allowed = sorted((c for c in candidates if c.refused is None), key=lambda c: c.corrected_s)
-        best = allowed[0]
-        if best.corrected_s > CLEAR_GAIN * raw.corrected_s:
-            best = raw
-        return Decision(best.strategy, _explain(best, raw, allowed, link), candidates, link.bytes_per_s)
+            return Decision("raw", "the link has not been measured yet", [], None, request, now_s, probe=True)
+        rate = link.bytes_per_s
+        if verdict is not None:
+            rate = min(rate, verdict.bytes_per_s or SLOW_SHARE * rate)
+        candidates = self._candidates(request, rate, link.latency_s, now_s)
+        totals = [c.corrected.total_s for c in candidates]
+        allowed = [i for i, c in enumerate(candidates) if c.refused is None]
+        best = self._best(allowed, totals)
+        chosen, explored = best, False
+        if now_s >= self._quiet_until_s:
+            chosen = self._explore(best, candidates, allowed, totals, request.slo_s or self.settings.slo_s)
+            explored = chosen != best
+        others = [i for i in allowed if i != chosen]
+        second = best if explored else self._best(others, totals) if others else None
+        reason = self._explain(chosen, second, candidates, totals, rate, explored)
+        return Decision(
+            self._names[chosen], reason, candidates, rate, request, now_s,
+            None if second is None else self._names[second], explored, probe=verdict is not None,
+        )  # fmt: skip
 
-    def observe(self, decision: Decision, measured_s: float) -> None:
-        """What the chosen candidate really took; moves its correction. Raw is observed like any other."""
+    def observe(self, decision: Decision, outcome: Outcome) -> Record:
+        """What the chosen candidate really took, raw like any other."""
+        record = Record(decision, outcome)
+        self._records.append(record)
         candidate = decision.candidate
-        if candidate is None or measured_s <= 0:
+        if candidate is None or outcome.failed:
+            return record
+        if self._verdict is not None and self._verdict.state == "slow" and outcome.wire_s > 0:
+            self._verdict = None  # the link has spoken for itself since
+        index = self._at[decision.chosen]
+        request = decision.request
+        self.encode.observe(index, outcome.encode_s, candidate.predicted.encode_s)
+        self.decode.observe(index, outcome.decode_s, candidate.predicted.decode_s)
+        if outcome.wire_bytes > 0 and index != self._raw:
+            self.ratio.observe(index, request.raw_bytes / outcome.wire_bytes)
+        self._learn_fixed(request, outcome)
+        self._keep_promises(index, decision, candidate, outcome)
+        return record
+
+    def wants_sample(self, decision: Decision) -> bool:
+        """Whether the guard wants to see a piece of this request, raw and as it arrives: hand both to `sampled`."""
+        return self.guard.wants(decision.chosen)
+
+    def sampled(self, decision: Decision, error: float) -> None:
+        """The error (`error.attention_error`) of the chosen strategy on a piece of a live request."""
+        self.guard.observe(decision.chosen, error)
+
+    def link_verdict(self, verdict: LinkVerdict) -> None:
+        """`hung`: nothing is sent until a `healthy` one. `slow`: the estimate is capped until a transfer tells more."""
+        self._verdict = None if verdict.state == "healthy" else verdict
+
+    @property
+    def records(self) -> Iterable[Record]:
+        """The last ones, oldest first."""
+        return tuple(self._records)
+
+    def budget(self, request: Request) -> float:
+        """The quality that this request must keep."""
+        if request.quality_budget is not None:
+            return request.quality_budget
+        budgets = self.settings.workload_budgets
+        if request.workload in budgets:
+            return budgets[request.workload]
+        return max([self.settings.quality_budget, *budgets.values()])
+
+    def _candidates(self, request: Request, rate: float, latency_s: float, now_s: float) -> list[Candidate]:
+        size, n = request.raw_bytes, max(request.chunks, 1)
+        compute_s = request.prefill_s if request.streamed else 0.0
+        queued_s = request.queued_bytes / rate
+        budget, raw_wire_s, fixed_s = self.budget(request), size / rate, latency_s + self.fixed.seconds
+        encode, decode, ratio, demoted = self.encode, self.decode, self.ratio.value, self.guard.demoted
+        total = model(n, compute_s, queued_s)
+        candidates = []
+        for i, (name, quality, profiled_ratio, encode_s, decode_s) in enumerate(self._arms):
+            e, d = size * encode_s, size * decode_s
+            w = raw_wire_s / profiled_ratio
+            predicted = Stages(e, w, d, latency_s + total(e, w, d))
+            w, ce, cd = raw_wire_s / ratio[i], e * encode.factor[i], d * decode.factor[i]
+            corrected = Stages(ce, w, cd, fixed_s + total(ce, w, cd))
+            optimistic_s = fixed_s + total(e * encode.optimistic[i], w, d * decode.optimistic[i])
+            refused = None
+            if i != self._raw:
+                if quality < budget:
+                    refused = f"quality {quality:.3f} is below the budget {budget:.3f}"
+                elif name in demoted:
+                    refused = demoted[name]
+                elif now_s < self._cool_until_s[i]:
+                    refused = f"cools down: it broke {BROKEN_PROMISES} promises in a row"
+            candidates.append(Candidate(name, quality, predicted, corrected, optimistic_s, refused))
+        return candidates
+
+    def _best(self, allowed: list[int], totals: list[float]) -> int:
+        """The fastest by expectation; near ties go to quality, and to raw unless the gain is clear."""
+        fastest_s = min(totals[i] for i in allowed)
+        if self._raw in allowed and fastest_s > CLEAR_GAIN * totals[self._raw]:
+            return self._raw
+        profiles = self.library.profiles
+        return max((i for i in allowed if totals[i] <= AS_FAST * fastest_s), key=lambda i: profiles[i].quality)
+
+    def _explore(
+        self, best: int, candidates: list[Candidate], allowed: list[int], totals: list[float], slo_s: float | None
+    ) -> int:
+        """One that may be faster than `best` by more than noise, the most promising that the credit pays for."""
+        if self._credit_s is None:
+            self._credit_s = FIRST_CREDIT * totals[best]
+        self._credit_s = min(self._credit_s + self.settings.explore_share * totals[best], MOST_CREDIT * totals[best])
+        limit_s = totals[best] + self._credit_s
+        if slo_s is not None:
+            limit_s = min(limit_s, max(slo_s, totals[best]))
+        worth_s = WORTH_EXPLORING * totals[best]
+        chosen = best
+        for i in allowed:
+            if candidates[i].optimistic_s < worth_s and totals[i] <= limit_s:
+                chosen, worth_s = i, candidates[i].optimistic_s
+        self._credit_s -= max(totals[chosen] - totals[best], 0.0)
+        return chosen
+
+    def _learn_fixed(self, request: Request, outcome: Outcome) -> None:
+        compute_s = 0.0
+        if request.streamed:
+            compute_s = request.prefill_s if outcome.prefill_s is None else outcome.prefill_s
+        if outcome.busy or request.queued_bytes or (outcome.prefill_s is None and compute_s > outcome.wire_s):
+            return  # what else the time went to is not known well enough
+        stages = (outcome.encode_s, outcome.wire_s, outcome.decode_s)
+        self.fixed.observe(outcome.total_s, model(max(request.chunks, 1), compute_s)(*stages))
+
+    def _keep_promises(self, index: int, decision: Decision, candidate: Candidate, outcome: Outcome) -> None:
+        slo_s = decision.request.slo_s or self.settings.slo_s
+        if slo_s is None or outcome.total_s <= slo_s:
+            self._broken[index] = 0
             return
-        residual = log(measured_s / candidate.prediction.total_s)
-        before = self._residuals.get(decision.chosen, 0.0)
-        self._residuals[decision.chosen] = before + CORRECTION_WEIGHT * (residual - before)
+        now_s = self._clock.now_s()
+        self._quiet_until_s = now_s + self.settings.cooldown_s
+        if candidate.corrected.total_s <= slo_s:
+            self._broken[index] += 1
+            if self._broken[index] >= BROKEN_PROMISES:
+                self._cool_until_s[index], self._broken[index] = self._quiet_until_s, 0
+
+    def _explain(
+        self,
+        chosen: int,
+        second: int | None,
+        candidates: list[Candidate],
+        totals: list[float],
+        rate: float,
+        explored: bool,
+    ) -> str:
+        at = f"at {format_rate(rate)}"
+        takes = format_time(totals[chosen])
+        if explored:
+            assert second is not None
+            return (
+                f"{at} it is expected to take {takes} but may take {format_time(candidates[chosen].optimistic_s)}, "
+                f"where {self._short[second]} takes {format_time(totals[second])}: worth knowing"
+            )
+        if second is None:
+            return f"nothing else is within the quality budget {at}"
+        if chosen == self._raw:
+            return f"{at} raw takes {takes}, the next best {format_time(totals[second])}"
+        return (
+            f"{at} it takes {takes} where raw takes {format_time(totals[self._raw])}; "
+            f"second was {self._short[second]} with {format_time(totals[second])}"
+        )
 
 
-def _explain(best: Candidate, raw: Candidate, allowed: list[Candidate], link: LinkEstimate) -> str:
-    rate = format_rate(link.bytes_per_s)
-    if best is raw:
-        others = [c for c in allowed if c is not raw]
-        if not others:
-            return f"nothing else is within the quality budget at {rate}"
-        return f"at {rate} raw takes {format_time(raw.corrected_s)}, the next best {format_time(others[0].corrected_s)}"
-    second = next((c for c in allowed if c is not best and c is not raw), raw)
-    name = Strategy.parse(second.strategy).short
-    return (
-        f"at {rate} it takes {format_time(best.corrected_s)} where raw takes {format_time(raw.corrected_s)}; "
-        f"second was {name} with {format_time(second.corrected_s)}"
-    )
+def log_errors(records: Iterable[Record]) -> list[float]:
+    """|log(measured ÷ predicted)| of the totals that were observed."""
+    return [abs(log(1 + record.error)) for record in records if record.error is not None]
+
+
+def _family(name: str) -> str:
+    """Strategies whose speed has one cause: the same codecs behind K and V."""
+    strategy = Strategy.parse(name)
+    return "/".join(dict.fromkeys((strategy.k.last.name, strategy.v.last.name)))

@@ -1,42 +1,40 @@
-"""How long a transfer takes: encode, wire and decode of n chunks as a tandem queue.
+"""How long a transfer takes: compute, encode, wire and decode of n chunks as a tandem queue.
 
 | symbol | meaning |
 |---|---|
-| V | raw bytes of the transfer |
 | n | chunks |
-| r | ratio of the strategy |
-| B | bytes/s of the link, l its one-way latency |
-| e, w, d | seconds per chunk to encode, to send, to decode |
+| B, l | bytes/s of the link and its one-way latency |
+| c, e, w, d | seconds per chunk to compute, encode, send, decode |
+| q | seconds until the link has carried what is before us |
 
-T = fixed + l + e + w + d + (n - 1) · max(e, w, d), with e = V/n / encode speed, w = V/n / (r·B), d = V/n / decode speed.
-(The KVServe model, arXiv 2605.13734, adds the stages up; overlapping them is what streaming is for.)
+T = fixed + l + max(c + e + w + d + (n − 1) · max(c, e, w, d),  q + w + d + (n − 1) · max(w, d))
+
+c is prefill ÷ n where the transfer streams beside it, else 0: then compute is over before the transfer starts. This is
+exact for equal chunks; fixed is learnt (`corrections`). KVServe's model (arXiv 2605.13734) adds the stages up instead.
 """
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Callable
 
 from tightwire.kv.profiles import Profile
-from tightwire.net.estimator import LinkEstimate
 
 
-class Prediction(msgspec.Struct, frozen=True):
-    """Seconds, of all chunks together for each stage, and `total_s` with their overlap."""
+def model(n: int, compute_s: float = 0.0, queued_s: float = 0.0) -> Callable[[float, float, float], float]:
+    """T without fixed and l as a function of encode, wire and decode; all as seconds of all n chunks together."""
+    rest = n - 1
 
-    encode_s: float
-    wire_s: float
-    decode_s: float
-    total_s: float
+    def total_s(encode_s: float, wire_s: float, decode_s: float) -> float:
+        last = wire_s if wire_s > decode_s else decode_s  # `max` takes longer than all the rest
+        slowest = encode_s if encode_s > last else last
+        if compute_s > slowest:
+            slowest = compute_s
+        own = compute_s + encode_s + wire_s + decode_s + rest * slowest
+        if queued_s:
+            own = max(own, n * queued_s + wire_s + decode_s + rest * last)
+        return own / n
 
-
-def predict(profile: Profile, raw_bytes: int, chunks: int, link: LinkEstimate, fixed_s: float = 0.0) -> Prediction:
-    """The model above for one candidate."""
-    encode_s = raw_bytes / profile.encode_bytes_per_s
-    wire_s = raw_bytes / profile.ratio / link.bytes_per_s
-    decode_s = raw_bytes / profile.decode_bytes_per_s
-    stages = (encode_s / chunks, wire_s / chunks, decode_s / chunks)
-    total_s = fixed_s + link.latency_s + sum(stages) + (chunks - 1) * max(stages)
-    return Prediction(encode_s, wire_s, decode_s, total_s)
+    return total_s
 
 
 def break_even_bytes_per_s(profile: Profile, raw: Profile) -> float:

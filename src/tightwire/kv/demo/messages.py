@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tightwire.kv.control.controller import Decision
+from tightwire.kv.control.records import Decision
 from tightwire.kv.profiles import Profile
 
 

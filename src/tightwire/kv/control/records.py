@@ -1,0 +1,98 @@
+"""What goes into the controller and what comes out: plain facts, written down as they are."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tightwire.kv.strategy import Strategy
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A transfer to decide about: `raw_bytes` in `chunks` pieces of `tokens` tokens. `prefill_s`: compute that is still
+    to come, which overlaps the transfer where it is `streamed`. `queued_bytes` are on their way before it."""
+
+    raw_bytes: int
+    chunks: int = 1
+    tokens: int = 0
+    prefill_s: float = 0.0
+    streamed: bool = True
+    workload: str | None = None
+    quality_budget: float | None = None
+    slo_s: float | None = None
+    queued_bytes: int = 0
+
+
+class Stages(msgspec.Struct, frozen=True):
+    """Seconds of all chunks together at each stage, and `total_s` with their overlap, from the start of the transfer
+    until everything is decoded."""
+
+    encode_s: float
+    wire_s: float
+    decode_s: float
+    total_s: float
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a transfer really took; `failed` ones teach nothing but that. `prefill_s` where it was measured. `busy`:
+    other transfers shared encoder or link, so that the total says nothing about the fixed cost."""
+
+    encode_s: float
+    wire_s: float
+    decode_s: float
+    total_s: float
+    wire_bytes: int
+    prefill_s: float | None = None
+    busy: bool = False
+    failed: bool = False
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """`predicted` by its profile, `corrected` by what was learnt, `optimistic_s` the total at the fast end of what is
+    not known yet; `refused` says why it may not be used."""
+
+    strategy: str
+    quality: float
+    predicted: Stages
+    corrected: Stages
+    optimistic_s: float
+    refused: str | None = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The choice with all that led to it. `second` is what would have been chosen without the first. `explored`: not
+    the fastest by what is known, but worth knowing. `send` False: the link is said to be dead, compute it there.
+    `probe`: measure the link before relying on this."""
+
+    chosen: str
+    reason: str
+    candidates: list[Candidate]
+    link_bytes_per_s: float | None
+    request: Request
+    at_s: float = 0.0
+    second: str | None = None
+    explored: bool = False
+    send: bool = True
+    probe: bool = False
+
+    @property
+    def strategy(self) -> Strategy:
+        return Strategy.parse(self.chosen)
+
+    @property
+    def candidate(self) -> Candidate | None:
+        return next((c for c in self.candidates if c.strategy == self.chosen), None)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A decision and what came of it; None: the transfer is not over or was not observed."""
+
+    decision: Decision
+    outcome: Outcome | None = None
+
+    @property
+    def error(self) -> float | None:
+        """Measured ÷ predicted total − 1, predicted with corrections."""
+        candidate = self.decision.candidate
+        if self.outcome is None or candidate is None or self.outcome.failed:
+            return None
+        return self.outcome.total_s / candidate.corrected.total_s - 1
