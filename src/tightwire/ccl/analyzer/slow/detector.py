@@ -32,7 +32,7 @@ from tightwire.core.events import RECORD
 RECENT = 16  # batches of rounds kept to say where the time was lost
 EARLY_STEPS = 4  # that look slow, before the transport is looked at
 SETTLE_S, SETTLE_STEPS = 0.5, 4  # looked at, before it is judged
-GIVE_UP_STEPS = 12  # looked at without finding a link
+GIVE_UP_STEPS = 16  # looked at without finding a link
 LOOK_EVERY_S, LOOK_FIRST_S, FIRST_LOOKS = 3.0, 0.4, 6
 QUIET_LOOKS = 6
 HISTORY = 512  # summaries
@@ -89,14 +89,18 @@ class Detector:
             self._begin()  # a launcher started the job again
             self.take(summaries)
             return
-        fresh = [s for s in samples if s.written > self._written.get(s.rank, 0)]
-        batches = [np.frombuffer(s.records, RECORD) for s in fresh]
-        whole = [
-            s.written - len(batch) <= self._written.get(s.rank, 0) for s, batch in zip(fresh, batches, strict=True)
-        ]
-        self._written |= {s.rank: s.written for s in fresh}
+        batches: dict[int, list[npt.NDArray[np.void]]] = {}
+        whole: dict[int, bool] = {}
+        for sample in sorted(samples, key=lambda each: each.written):
+            if sample.written <= self._told.get(sample.rank, 0):
+                continue  # known already, or overtaken
+            batch = np.frombuffer(sample.records, RECORD)
+            seen = self._seen.get(sample.rank, 0) + len(batch)
+            whole[sample.rank] = seen >= sample.written and whole.get(sample.rank, True)
+            self._told[sample.rank], self._seen[sample.rank] = sample.written, max(seen, sample.written)
+            batches.setdefault(sample.rank, []).append(batch)
         self._note_starving(summaries)
-        self._digest([s.rank for s in fresh], batches, whole)
+        self._digest(list(batches), [np.concatenate(each) for each in batches.values()], list(whole.values()))
 
     def wants_look(self, now_s: float) -> bool:
         """Now is a time to look at the transport."""
@@ -147,7 +151,8 @@ class Detector:
         self._hosts: dict[int, int] = {}
         self._host_numbers: dict[str, int] = {}
         self._started: dict[int, int] = {}
-        self._written: dict[int, int] = {}
+        self._told: dict[int, int] = {}  # of each rank, how many records it has written
+        self._seen: dict[int, int] = {}  # and how many came, or will never come
         self._starved: History = deque(maxlen=HISTORY)
         self._throttled: History = deque(maxlen=HISTORY)
         self._recent: deque[Timing] = deque(maxlen=RECENT)
