@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tightwire.errors import LayoutError
-from tightwire.kv.engines.vllm_layout import CPU_AMX, CPU_VEC, KV_LAST, Layout, select
+from tightwire.kv.engines.vllm.layout import CPU_AMX, CPU_VEC, KV_LAST, Layout, select
 
 BLOCKS, HEADS, SIZE, DIM = 7, 2, 32, 64
 

@@ -1,16 +1,29 @@
-"""A vLLM engine in a process of its own: one JSON command a line on stdin, one answer a line after `@@` on stdout."""
+"""A vLLM engine in a process of its own: JSON commands, one a line, on stdin; JSON events after `@@` on stdout.
+
+| command | event |
+|---|---|
+| `{"add": id, "ids": [...], "count": n, "params": {...} or null}` | `{"done": id, "tokens": [...], "logprobs": [...], "first_s", "start_s"}` |
+| `{"abort": id}` | none, and none for the request |
+| `{"forget": true}`: drop the prefix cache | `{"forgot": bool}` |
+| `{"stats": true}` | the worker's counts, blocks in use, preemptions |
+| `{"compare": ids}` | how far the KV read through the layout is from what transformers computes |
+"""
 
 import json
 import os
+import queue
 import sys
+import threading
+import time
 
 os.environ.update(
-    VLLM_ENABLE_V1_MULTIPROCESSING="0", HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1"
-)
+    VLLM_ENABLE_V1_MULTIPROCESSING="0", HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1",
+    OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND="nobind",
+)  # fmt: skip
 
 
-def say(answer: object) -> None:
-    print("@@" + json.dumps(answer), flush=True)
+def say(event: object) -> None:
+    print("@@" + json.dumps(event), flush=True)
 
 
 def compare(llm, folder: str, ids: list[int]) -> dict[str, object]:
@@ -18,7 +31,7 @@ def compare(llm, folder: str, ids: list[int]) -> dict[str, object]:
     import torch
     from transformers import AutoModelForCausalLM, DynamicCache
 
-    from tightwire.kv.engines.vllm_layout import select
+    from tightwire.kv.engines.vllm.layout import select
 
     cache = DynamicCache()
     with torch.inference_mode():
@@ -37,48 +50,125 @@ def compare(llm, folder: str, ids: list[int]) -> dict[str, object]:
         ours.kv_cache[blocks] = 0
         layout.scatter(ours.kv_cache, blocks, 0, k, v)
         again = layout.gather(ours.kv_cache, blocks, 0, len(ids))
-        full = (len(ids) // ours.kv_cache.shape[2]) or 1
+        full = len(ids) // ours.kv_cache.shape[2]
         round_trip &= torch.equal(again[0], k) and torch.equal(again[1], v)
-        if len(ids) >= full * ours.kv_cache.shape[2]:
-            round_trip &= torch.equal(ours.kv_cache[blocks[:full]], before[:full])
+        round_trip &= torch.equal(ours.kv_cache[blocks[:full]], before[:full])
     return {"worst": worst, "round_trip": round_trip, "isa": isa}
 
 
-def main() -> None:
-    options = json.loads(sys.argv[1])
-    from vllm import LLM, SamplingParams
-    from vllm.config import KVTransferConfig
+class Process:
+    def __init__(self, options: dict) -> None:
+        import torch
+        from vllm import LLM
+        from vllm.config import KVTransferConfig
 
-    transfer = None
-    if "role" in options:
-        transfer = KVTransferConfig(
-            kv_connector="TightwireConnector", kv_connector_module_path="tightwire.kv.engines.vllm",
-            kv_role=options["role"], kv_connector_extra_config=options["extra"], kv_load_failure_policy="recompute",
+        torch.set_num_threads(1)
+        transfer = None
+        if "role" in options:
+            transfer = KVTransferConfig(
+                kv_connector="TightwireConnector", kv_connector_module_path="tightwire.kv.engines.vllm",
+                kv_role=options["role"], kv_connector_extra_config=options["extra"],
+                kv_load_failure_policy="recompute",
+            )  # fmt: skip
+        self.llm = LLM(
+            options["model"], enforce_eager=True, dtype="bfloat16", block_size=options["block_size"],
+            max_model_len=options.get("max_len", 1024), max_num_batched_tokens=options.get("step_tokens", 128),
+            max_num_seqs=options.get("max_seqs", 8), num_gpu_blocks_override=options.get("blocks"),
+            kv_transfer_config=transfer, skip_tokenizer_init=True, disable_log_stats=options.get("quiet", True),
         )  # fmt: skip
-    llm = LLM(
-        options["model"], enforce_eager=True, dtype="bfloat16", block_size=options["block_size"], max_model_len=1024,
-        max_num_batched_tokens=128, max_num_seqs=8, kv_transfer_config=transfer, skip_tokenizer_init=True,
-    )  # fmt: skip
-    worker = None
-    if transfer is not None:
-        from vllm.distributed.kv_transfer import get_kv_transfer_group
+        self.model = options["model"]
+        self.engine = self.llm.llm_engine
+        self.scheduler = self.engine.engine_core.engine_core.scheduler
+        self.worker = None
+        if transfer is not None:
+            from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-        worker = get_kv_transfer_group().worker
-    say({"endpoint": worker.endpoint if worker else ""})
-    for line in sys.stdin:
-        command = json.loads(line)
-        if "compare" in command:
-            say(compare(llm, options["model"], command["compare"]))
+            self.worker = get_kv_transfer_group().worker
+        self.started: dict[str, list[float]] = {}
+        self.preemptions = 0
+        preempt = self.scheduler._preempt_request
+
+        def counted(*args: object, **kwargs: object) -> None:
+            self.preemptions += 1
+            preempt(*args, **kwargs)
+
+        self.scheduler._preempt_request = counted
+
+    @property
+    def busy(self) -> bool:
+        return self.engine.has_unfinished_requests() or self.scheduler.has_requests()
+
+    def do(self, command: dict) -> None:
+        if "add" in command:
+            from vllm import SamplingParams
+
+            params = SamplingParams(
+                temperature=0, max_tokens=command["count"], ignore_eos=True, detokenize=False, logprobs=0
+            )
+            if command.get("params") is not None:
+                params.extra_args = {"kv_transfer_params": command["params"]}
+            self.started[command["add"]] = [time.monotonic()]
+            self.engine.add_request(command["add"], {"prompt_token_ids": command["ids"]}, params)
+        elif "abort" in command:
+            self.engine.abort_request([command["abort"]])
+        elif "forget" in command:
+            say({"forgot": self.engine.reset_prefix_cache()})
+        elif "stats" in command:
+            say({
+                **(self.worker.stats() if self.worker else {}),
+                "preemptions": self.preemptions,
+                "fingerprint": self.worker.fingerprint if self.worker else "",
+                "usage": self.scheduler.kv_cache_manager.usage, "requests": len(self.scheduler.requests),
+            })  # fmt: skip
+        elif "compare" in command:
+            say(compare(self.llm, self.model, command["compare"]))
+
+    def step(self) -> None:
+        outputs = self.engine.step()
+        for output in outputs:
+            times = self.started[output.request_id]
+            if len(times) == 1:
+                times.append(time.monotonic())
+            if output.finished:
+                choice = output.outputs[0]
+                tokens = list(choice.token_ids)
+                chances = [step[token].logprob for step, token in zip(choice.logprobs, tokens, strict=True)]
+                start_s, first_s = self.started.pop(output.request_id)
+                say(
+                    {
+                        "done": output.request_id,
+                        "tokens": tokens,
+                        "logprobs": chances,
+                        "start_s": start_s,
+                        "first_s": first_s,
+                    }
+                )
+        if not outputs:
+            time.sleep(0.0005)
+
+
+def main() -> None:
+    process = Process(json.loads(sys.argv[1]))
+    commands: queue.Queue[dict | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            commands.put(json.loads(line))
+        commands.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    say({"endpoint": process.worker.endpoint if process.worker else ""})
+    while True:
+        try:
+            command = commands.get(block=not process.busy)
+        except queue.Empty:
+            process.step()
             continue
-        params = SamplingParams(temperature=0, max_tokens=command["count"], ignore_eos=True, detokenize=False)
-        if command.get("params") is not None:
-            params.extra_args = {"kv_transfer_params": command["params"]}
-        done = llm.generate({"prompt_token_ids": command["ids"]}, params, use_tqdm=False)
-        names = ("tokens_sent", "tokens_loaded", "loads_failed", "sends_failed")
-        counts = {name: getattr(worker, name) for name in names} if worker else {}
-        say({"tokens": list(done[0].outputs[0].token_ids), **counts})
-    if worker is not None:
-        worker.close()
+        if command is None:
+            break
+        process.do(command)
+    if process.worker is not None:
+        process.worker.close()
 
 
 if __name__ == "__main__":

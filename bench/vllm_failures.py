@@ -1,0 +1,258 @@
+"""Real vLLM engines while something is killed, cut or damaged at a random moment: is every answer still the right one?
+
+| failure | what happens at a random moment of a transfer or load |
+|---|---|
+| `prefill` | the prefill process is killed (SIGKILL); a new one takes its place |
+| `link` | the connections between prefill and decode are cut, and refused until the request is answered |
+| `abort` | the prefill request is aborted |
+| `store` | the Redis server that holds the prefix is killed (needs `redis-server`) |
+| `damage` | bytes of stored objects are changed (in a folder) |
+
+A run passes when the tokens are those of an engine without a connector, and afterwards no request and no block is left.
+
+    python bench/vllm_failures.py --json FILE [--runs 20] [--only link store]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import harness
+from harness import Result
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kv/engines"))
+from vllm_host import Engine, prompt
+
+from tightwire.net.shaper import Relay
+
+COUNT, TOKENS, TIMEOUT_S = 6, 1000, 3.0
+RATE_BYTES_PER_S = 4e6  # of the relay: a transfer takes about half a second
+FAILURES = ("prefill", "link", "abort", "store", "damage")
+
+
+class Bench:
+    def __init__(self, folder: Path, runs: int, seed: int) -> None:
+        self.folder, self.runs, self.rng = folder, runs, random.Random(seed)
+        self.console = Console()
+        self.number = 0
+        self.closed: list[Engine] = []
+
+    def ids(self) -> list[int]:
+        self.number += 1
+        return prompt(10_000 + self.number, TOKENS)
+
+    @contextlib.contextmanager
+    def engine(self, name: str, **options: object) -> Iterator[Engine]:
+        with Engine(self.folder / f"{name}.log", max_len=1200, **options) as engine:
+            yield engine
+        self.closed.append(engine)
+
+    def transfers(self, right: Callable[[list[int]], list[int]], kinds: list[str]) -> dict[str, list[bool]]:
+        """Failures of prefill, link and requests, between two engines with a relay in the middle."""
+        passed: dict[str, list[bool]] = {kind: [] for kind in kinds}
+        with self.engine("decode", role="kv_consumer", extra={"timeout_s": TIMEOUT_S}, block_size=128) as decode:
+            host, _, port = decode.endpoint.removeprefix("tcp://").partition(":")
+            relay = Relay((host, int(port)), RATE_BYTES_PER_S)
+            extra = {"endpoint": f"tcp://127.0.0.1:{relay.port}", "timeout_s": TIMEOUT_S}
+            for kind in kinds:
+                with contextlib.ExitStack() as engines:
+                    started = 0
+
+                    def start() -> Engine:
+                        nonlocal started
+                        started += 1
+                        return engines.enter_context(  # noqa: B023
+                            self.engine(f"prefill-{kind}-{started}", role="kv_producer", extra=extra, block_size=32)  # noqa: B023
+                        )
+
+                    prefill = start()
+                    duration_s = 0.0
+                    for run in range(self.runs + 1):  # the first is undisturbed, to know how long one takes
+                        ids, name = self.ids(), f"{kind}-{run}"
+                        expected = right(ids)
+                        params = {"transfer_id": name}
+                        assert prefill.endpoint
+                        begin_s = time.monotonic()
+                        decode.add(name, ids, COUNT, params)
+                        prefill.add(name, ids, 1, params)
+                        if run:
+                            time.sleep(self.rng.uniform(0, duration_s))
+                            if kind == "prefill":
+                                prefill.process.kill()
+                            elif kind == "link":
+                                relay.cut()
+                            else:
+                                prefill.abort(name)
+                        tokens = decode.wait(name)["tokens"]
+                        if run == 0:
+                            duration_s = time.monotonic() - begin_s
+                            prefill.wait(name)
+                            continue
+                        passed[kind].append(tokens == expected and settled(decode))
+                        if kind == "prefill":
+                            prefill = start()
+                        elif kind == "link":
+                            relay.restore()
+                            prefill.wait(name)
+                    self.say(kind, passed[kind])
+            relay.close()
+        return passed
+
+    def say(self, kind: str, passed: list[bool]) -> None:
+        self.console.print(f"{kind}: {sum(passed)} of {len(passed)} runs passed", highlight=False)
+
+    def loads(self, right: Callable[[list[int]], list[int]], kind: str) -> list[bool]:
+        """Failures of a store: a Redis server, or a folder whose objects are damaged."""
+        passed = []
+        store = _Redis(self.folder) if kind == "store" else _Folder(self.folder / "objects", self.rng)
+        with self.engine(kind, role="kv_both", extra={"store": store.url, "timeout_s": TIMEOUT_S}, block_size=32) as engine:
+            duration_s = 0.0
+            for run in range(self.runs + 1):
+                ids = self.ids()
+                expected = right(ids)
+                saved = engine.stats()["tokens_saved"]
+                engine.run(ids, 1)
+                end_s = time.monotonic() + 20
+                while engine.stats()["tokens_saved"] - saved < TOKENS // 128 * 128 and time.monotonic() < end_s:
+                    time.sleep(0.02)
+                engine.ask(forget=True)
+                begin_s = time.monotonic()
+                engine.add(f"{kind}-{run}", ids, COUNT)
+                if run:
+                    time.sleep(self.rng.uniform(0, duration_s))
+                    store.fail()
+                tokens = engine.wait(f"{kind}-{run}")["tokens"]
+                if run == 0:
+                    duration_s = time.monotonic() - begin_s
+                else:
+                    passed.append(tokens == expected and settled(engine))
+                    store.restore()
+        store.close()
+        self.say(kind, passed)
+        return passed
+
+
+class _Redis:
+    """A server of its own, on a free port."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self._folder = folder
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.restore()
+
+    def fail(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def restore(self) -> None:
+        command = ["redis-server", "--port", str(self._port), "--save", "", "--appendonly", "no", "--dir", str(self._folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
+                break
+            time.sleep(0.02)
+        time.sleep(1.5)  # the engine's circuit breaker tries again
+
+    def close(self) -> None:
+        self.fail()
+
+
+class _Folder:
+    def __init__(self, folder: Path, rng: random.Random) -> None:
+        self._folder, self._rng = folder, rng
+        self.url = f"file://{folder}"
+
+    def fail(self) -> None:
+        for path in self._folder.rglob("*"):
+            if path.is_file() and self._rng.random() < 0.5:
+                with contextlib.suppress(OSError):  # removed meanwhile
+                    self._damage(path)
+
+    def _damage(self, path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        if not data:
+            return
+        what = self._rng.randrange(3)
+        if what == 0:
+            data[self._rng.randrange(len(data))] ^= 1 << self._rng.randrange(8)
+        elif what == 1:
+            del data[self._rng.randrange(len(data)) :]
+        else:
+            data = bytearray(self._rng.randbytes(len(data)))
+        path.write_bytes(data)
+
+    def restore(self) -> None:
+        """Nothing to do: what is damaged is removed by whoever finds it."""
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def settled(engine: Engine) -> bool:
+    """Whether soon no request and no block is in use."""
+    end_s = time.monotonic() + 2 * TIMEOUT_S
+    while time.monotonic() < end_s:
+        stats = engine.stats()
+        if stats["requests"] == 0 and stats["usage"] == 0:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def main() -> None:
+    parser = harness.parser(__doc__ or "")
+    parser.add_argument("--runs", type=int, default=20, help="of each failure")
+    parser.add_argument("--only", nargs="*", choices=FAILURES, default=list(FAILURES))
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = run(args, Path(folder))
+    harness.publish("vllm_failures", results, args.json)
+
+
+def run(args: argparse.Namespace, folder: Path) -> list[Result]:
+    bench = Bench(folder, args.runs, args.seed)
+    kinds = [kind for kind in FAILURES if kind in args.only]
+    if "store" in kinds and shutil.which("redis-server") is None:
+        bench.console.print("store: skipped, redis-server is not installed")
+        kinds.remove("store")
+    passed: dict[str, list[bool]] = {}
+    with bench.engine("plain", block_size=32) as plain:
+
+        def right(ids: list[int]) -> list[int]:
+            tokens: list[int] = plain.run(ids, COUNT)["tokens"]
+            return tokens
+
+        between = [kind for kind in kinds if kind in ("prefill", "link", "abort")]
+        if between:
+            passed |= bench.transfers(right, between)
+        for kind in kinds:
+            if kind not in between:
+                passed[kind] = bench.loads(right, kind)
+    leaked = sum(engine.process.poll() is None for engine in bench.closed)
+    threads = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    assert not threads, threads
+    notes = {kind: f"{len(runs)} runs at random moments" for kind, runs in passed.items()}
+    return [
+        *(Result(f"{kind}.right", sum(runs) / len(runs), "share", "higher", notes[kind]) for kind, runs in passed.items()),
+        Result("processes_left", leaked, "processes", "lower"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
