@@ -66,7 +66,7 @@ def test_a_wrong_profile_is_corrected_by_observation(wrong: float, rate: float) 
         chosen.append(decision.chosen)
         factor = 1.0 if decision.chosen == "raw" else wrong
         controller.observe(decision, as_predicted(decision, factor, factor))
-        assert chosen[-3:] == [best] * 3
+    assert chosen[-3:] == [best] * 3
 
 
 def test_exploring_costs_no_more_than_its_credit() -> None:

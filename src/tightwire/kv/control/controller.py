@@ -43,7 +43,8 @@ BROKEN_PROMISES = 2  # in a row: met the SLO by prediction, broke it in truth
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`workload_budgets`: quality budgets by workload class; a request without a known class gets the most careful of
-    them all. `explore_share` of the time of all requests may be spent on exploring. `keep` records are remembered.
+    them all. `explore_share` of the time of all requests may be spent on exploring; 0 explores nothing. `keep` records
+    are remembered.
     Raises ConfigError for values that cannot be."""
 
     quality_budget: float = 0.97
@@ -115,7 +116,7 @@ class Controller:
         allowed = [i for i, c in enumerate(candidates) if c.refused is None]
         best = self._best(allowed, totals)
         chosen, explored = best, False
-        if now_s >= self._quiet_until_s:
+        if self.settings.explore_share > 0 and now_s >= self._quiet_until_s:
             chosen = self._explore(best, candidates, allowed, totals, request.slo_s or self.settings.slo_s)
             explored = chosen != best
         others = [i for i in allowed if i != chosen]
