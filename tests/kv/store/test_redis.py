@@ -15,7 +15,7 @@ from tests.kv.store.helpers import RedisServer, key, value, wait_until
 from tightwire.errors import LinkError
 from tightwire.kv.store import open_store
 from tightwire.kv.store.redis import PREFIX, Redis
-from tightwire.kv.store.resp import Address, Connection, ServerError
+from tightwire.kv.store.resp import Address, Connection
 
 KEYS = [key(number) for number in range(20)]
 
@@ -52,11 +52,12 @@ def test_too_large_for_the_reader_is_a_miss_and_goes(redis: Redis) -> None:
     assert redis.contains([key(1)]) == 0
 
 
-def test_something_else_under_the_key_is_an_error_of_the_server(redis: Redis) -> None:
-    redis._call("LPUSH", PREFIX + key(1), "x")
-    with pytest.raises(ServerError, match="WRONGTYPE"):
-        redis.get(key(1), 100)
-    assert redis.put(key(1), memoryview(b"x"))  # and a value takes its place
+def test_what_is_no_value_under_the_key_is_a_miss_and_goes(redis: Redis) -> None:
+    for command in (("LPUSH", PREFIX + key(1), "x"), ("SET", PREFIX + key(1), "")):
+        redis._call(*command)
+        assert redis.contains([key(1)]) == 1
+        assert redis.get(key(1), 100) is None
+        assert redis.contains([key(1)]) == 0
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tightwire.kv.store.resp import Address, Connection, Reply, ServerError
 
 PREFIX = "tightwire:"
-_NO_ROOM = "OOM"
+_NO_ROOM, _NO_VALUE = "OOM", "WRONGTYPE"
 
 
 class Redis:
@@ -22,13 +22,17 @@ class Redis:
         self._idle: queue.LifoQueue[Connection] = queue.LifoQueue()
 
     def get(self, key: str, max_bytes: int) -> memoryview | None:
-        # A range, so that the server never sends more than one byte too much.
-        value = self._call("GETRANGE", PREFIX + key, "0", str(max_bytes), max_bytes=max_bytes + 1)
-        assert isinstance(value, memoryview)
-        if len(value) > max_bytes:
-            self.remove(key)
-            return None
-        return value if len(value) else None
+        try:
+            # A range, so that the server never sends more than one byte too much.
+            value = self._call("GETRANGE", PREFIX + key, "0", str(max_bytes), max_bytes=max_bytes + 1)
+        except ServerError as error:
+            if error.code != _NO_VALUE:
+                raise
+            value = None
+        if isinstance(value, memoryview) and 0 < len(value) <= max_bytes:
+            return value
+        self.remove(key)  # nothing, an empty value, too large, or a list: EXISTS cannot tell them from a good one
+        return None
 
     def put(self, key: str, value: memoryview) -> bool:
         expiry = [] if self._ttl_s is None else ["EX", str(self._ttl_s)]
