@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from tightwire.ccl.agent import Agent
+from tightwire.ccl.host import ThisHost
 from tightwire.ccl.verdict import Verdict
 from tightwire.ccl.watcher import Watcher
 from tightwire.core.clock import Clock, MonotonicClock
@@ -56,7 +57,9 @@ def run(
                 f"command {command[0]!r} cannot be started: {error}; give the command after --"
             ) from error
         with _forwarded(job) as interrupted, contextlib.closing(Agent(folder, clock)) as agent:
-            return _observe(job, Watcher(agent, clock), clock, on_verdict, on_hang, patience_s, interrupted, on_start)
+            return _observe(
+                job, Watcher(ThisHost(agent), clock), clock, on_verdict, on_hang, patience_s, interrupted, on_start
+            )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,11 +1,9 @@
-"""Turns what the agent sees into verdicts: the classes in the order in which they explain each other."""
+"""Turns what the agents see into verdicts: the classes in the order in which they explain each other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tightwire.ccl import evidence, throttling, transport
-from tightwire.ccl.agent import Agent
 from tightwire.ccl.analyzer import inconsistent, judge, not_entered, stopped, wait_for
 from tightwire.ccl.analyzer.inconsistent import Inconsistency
 from tightwire.ccl.analyzer.not_entered import Suspect
@@ -14,6 +12,7 @@ from tightwire.ccl.analyzer.slow.detector import Detector, Finding
 from tightwire.ccl.analyzer.stopped import Stopped
 from tightwire.ccl.collector import Collector
 from tightwire.ccl.evidence import Evidence
+from tightwire.ccl.host import Source
 from tightwire.ccl.rounds import Round
 from tightwire.ccl.summary import Summary
 from tightwire.ccl.transport import Connection
@@ -28,8 +27,8 @@ class Watcher:
     """`step` as often as you like: its verdicts are one on a hang, and any number on what makes the job slow (each again
     when more is known and when the job has recovered)."""
 
-    def __init__(self, agent: Agent, clock: Clock) -> None:
-        self._agent, self._clock = agent, clock
+    def __init__(self, source: Source, clock: Clock) -> None:
+        self._source, self._clock = source, clock
         self.collector = Collector()
         self._slow = Detector()
         self._digested_s = 0.0
@@ -39,12 +38,13 @@ class Watcher:
         self._mixed: dict[tuple[int, int], Round] = {}
 
     def wait(self) -> None:
-        self._agent.wait(LOOK_EVERY_S)
+        self._source.wait(LOOK_EVERY_S)
 
     def step(self) -> Verdict | None:
-        summary = self._agent.look()
-        self.collector.take(summary)
-        self._unread.append(summary)
+        summaries = self._source.look()
+        for summary in summaries:
+            self.collector.take(summary)
+        self._unread += summaries
         ranks, groups = self.collector.ranks, self.collector.groups
         different = self._inconsistent()
         if different is not None:
@@ -72,7 +72,7 @@ class Watcher:
     def _slow_verdict(self, found: Finding) -> Verdict:
         over = found.ended_s is not None
         pids = {} if over else {rank: self.collector.ranks[rank].sample.pid for rank in found.ranks}
-        held_back = {rank: throttling.watch(pid) for rank, pid in pids.items()}
+        held_back = {rank: self._source.throttling(pid) for rank, pid in pids.items()}
         told = {rank: each for rank, each in held_back.items() if each is not None}
         return verdicts.slow(found, self._evidence(pids), told, self._clock.now_s())
 
@@ -107,7 +107,7 @@ class Watcher:
         return stopped.find(waits, ranks, before, self._first_look[1])
 
     def _connections(self) -> list[Connection]:
-        return transport.connections({rank: view.sample.pid for rank, view in self.collector.ranks.items()})
+        return self._source.connections({rank: view.sample.pid for rank, view in self.collector.ranks.items()})
 
     def _not_entered(self) -> list[Suspect]:
         """Suspects that were there twice in a row, or whose process is gone: that does not pass."""
@@ -121,7 +121,7 @@ class Watcher:
         seen = {}
         for rank in ranks:
             sample = self.collector.ranks[rank].sample
-            found = evidence.collect(sample.pid, sample.pid_start)
+            found = self._source.evidence(sample.pid, sample.pid_start)
             if found is not None:
                 seen[rank] = found
         return seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from tightwire.ccl.faults import cluster, quota
 from tightwire.ccl.faults.cluster import drop_packets_from
 
 CLASSES = {
-    "stop": "H1", "kill": "H1", "loop": "H1", "shape": "H2", "dtype": "H2", "operation": "H2", "root": "H2",
+    "stop": "H1", "kill": "H1", "loop": "H1", "gil": "H1", "shape": "H2", "dtype": "H2", "operation": "H2", "root": "H2",
     "order": "H2", "drop": "H3", "dead": "H3", "sleep": "S1", "quota": "S1", "slow": "S2", "slow-pair": "S2",
     "both": "S3",
 }  # fmt: skip
@@ -33,7 +34,8 @@ class Rhythm:
 def inject(
     fault: str, rank: int, step: int, truth: Path | None, severity: float = 2.0, rhythm: Rhythm | None = None
 ) -> float:
-    """`stop`: SIGSTOP; `kill`: SIGKILL; `loop`: never returns; `drop`: what the next rank sends to this one is lost,
+    """`stop`: SIGSTOP; `kill`: SIGKILL; `loop`: never returns; `gil`: nor does it let another
+    thread run; `drop`: what the next rank sends to this one is lost,
     `dead`: what anyone sends to it (both need `launch --hosts`). `sleep`, `quota`, `slow` (its interface), `slow-pair`
     (what it sends to the rank to which it sends most) and `both` make steps about `severity` times as long, going by `rhythm`. The others
     are calls that differ, left to the job. `truth` gets the fault, who is guilty and its time. Returns how long the job
@@ -53,6 +55,8 @@ def inject(
         drop_packets_from([other] if fault == "drop" else [host for host in range(world) if host != rank])
     if fault == "loop":
         endless_loop()
+    if fault == "gil":
+        ctypes.PyDLL(None).pause()
     if fault in ("stop", "kill"):
         os.kill(os.getpid(), {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[fault])
     return 0.0 if rhythm is None else _slow_down(fault, other, severity, rhythm)

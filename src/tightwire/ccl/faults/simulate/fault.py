@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from tightwire.ccl.faults.simulate.layout import Layout
+
 CLASSES = {
     "stop": "H1", "kill": "H1", "loop": "H1", "shape": "H2", "operation": "H2", "drop": "H3", "dead": "H3",
     "sleep": "S1", "slow": "S2", "slow-pair": "S2", "both": "S3",
@@ -41,3 +45,11 @@ class Fault:
 
     def acts(self, step: int) -> bool:
         return step >= self.step and (self.until is None or step < self.until)
+
+
+def draw(kind: Kind, layout: Layout, step: int, rng: np.random.Generator) -> Fault:
+    """One at a random rank, with a random severity; a link is one of the rank's in its data-parallel ring."""
+    rank = int(rng.integers(layout.world))
+    stage, replica, place = (int(index[0]) for index in np.nonzero(layout.ranks == rank))
+    peer = int(layout.ranks[stage, (replica + 1) % layout.data, place])
+    return Fault(kind, rank, step, peer, float(rng.uniform(1.6, 3.0)))

@@ -243,10 +243,11 @@ class Physics:
         each = np.repeat(groups, members.shape[1])
         self._emit(entered_s.ravel(), members.ravel(), each, Kind.ENTERED, ops.ravel(), sizes.ravel(), 0)
         self._emit(left_s.ravel(), members.ravel(), each, Kind.DONE, ops.ravel(), sizes.ravel(), 0)
-        return left_s
+        return np.asarray(left_s, np.float64)
 
     def _exit(self, shape: tuple[int, ...]) -> Floats:
-        drawn: Floats = self.program.exit_s * self._rng.random(shape)
+        drawn = np.full(shape, self.program.exit_s)
+        drawn *= self._rng.random(shape)
         return drawn
 
     def _emit(self, time_s: Floats, ranks: Ints, groups: Ints, kind: Kind, op: object, size: object, end: int) -> None:

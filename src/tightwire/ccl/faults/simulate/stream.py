@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.faults.simulate.fault import Fault
 from tightwire.ccl.faults.simulate.layout import Layout
 from tightwire.ccl.faults.simulate.physics import Physics, Program
 from tightwire.ccl.probe.process import ProcessState
 from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.summary import RankSample, Summary
+from tightwire.ccl.throttling import Throttling
 from tightwire.ccl.transport import Connection
+from tightwire.core.clock import Clock
 from tightwire.core.events import RECORD, Kind
 
 RTT_S, QUEUED_RTT_S = 0.0002, 0.01
@@ -121,3 +124,25 @@ class SimulatedCluster:
             if fault.rank == rank and over and fault.kind in ("stop", "kill"):
                 return ProcessState("T", now_s) if fault.kind == "stop" else None
         return ProcessState("R", now_s)
+
+
+class SimulatedSource:
+    """What a watcher judges a simulated cluster by; looking takes no time, waiting moves the clock."""
+
+    def __init__(self, cluster: SimulatedCluster, clock: Clock) -> None:
+        self.cluster, self._clock = cluster, clock
+
+    def look(self) -> list[Summary]:
+        return self.cluster.summaries(self._clock.now_s())
+
+    def wait(self, timeout_s: float) -> None:
+        self._clock.sleep_s(timeout_s)
+
+    def connections(self, pids: Mapping[int, int]) -> list[Connection]:
+        return self.cluster.connections(self._clock.now_s())
+
+    def evidence(self, pid: int, pid_start: int) -> Evidence | None:
+        return None
+
+    def throttling(self, pid: int) -> Throttling | None:
+        return None

@@ -1,0 +1,49 @@
+"""Where a watcher gets what it judges from: this host's agent, its transport, and evidence about its processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from tightwire.ccl import evidence, throttling, transport
+from tightwire.ccl.agent import Agent
+from tightwire.ccl.evidence import Evidence
+from tightwire.ccl.summary import Summary
+from tightwire.ccl.throttling import Throttling
+from tightwire.ccl.transport import Connection
+
+
+class Source(Protocol):
+    """One host, or many. `connections` of the ranks with these processes; the others about one process."""
+
+    def look(self) -> list[Summary]: ...
+
+    def wait(self, timeout_s: float) -> None: ...
+
+    def connections(self, pids: Mapping[int, int]) -> list[Connection]: ...
+
+    def evidence(self, pid: int, pid_start: int) -> Evidence | None: ...
+
+    def throttling(self, pid: int) -> Throttling | None: ...
+
+
+class ThisHost:
+    """All ranks are here."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def look(self) -> list[Summary]:
+        return [self._agent.look()]
+
+    def wait(self, timeout_s: float) -> None:
+        self._agent.wait(timeout_s)
+
+    def connections(self, pids: Mapping[int, int]) -> list[Connection]:
+        return transport.connections(pids)
+
+    def evidence(self, pid: int, pid_start: int) -> Evidence | None:
+        return evidence.collect(pid, pid_start)
+
+    def throttling(self, pid: int) -> Throttling | None:
+        return throttling.watch(pid)
