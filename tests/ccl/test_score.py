@@ -1,0 +1,51 @@
+"""Right class, exact place, and innocents accused."""
+
+import pytest
+
+from tightwire.ccl.score import Outcome, Truth, judge, total
+from tightwire.ccl.verdict import Verdict
+
+
+def said(
+    anomaly: str,
+    ranks: list[int],
+    links: list[str] | None = None,
+    confidence: str = "high",
+    ended_s: float | None = None,
+) -> Verdict:
+    return Verdict(anomaly, ranks, confidence, "", "", "", 0, [], [], 0.0, 1.0, links or [], ended_s)
+
+
+DEVICE, LINK = Truth("S2", [2]), Truth("S2", [], ["1-2"])
+
+
+@pytest.mark.parametrize(
+    ("truth", "verdicts", "outcome"),
+    [
+        (DEVICE, [], Outcome(False, False, False)),
+        (DEVICE, [said("S2", [2], ["1-2", "2-3"])], Outcome(True, True, False)),
+        (DEVICE, [said("S1", [2])], Outcome(False, True, False)),
+        (DEVICE, [said("S2", [], ["1-2"])], Outcome(True, False, False)),
+        (DEVICE, [said("S2", [], ["0-1"])], Outcome(True, False, True)),
+        (DEVICE, [said("S2", [1], ["1-2"], "low")], Outcome(True, False, False)),
+        (LINK, [said("S2", [], ["1-2"])], Outcome(True, True, False)),
+        (LINK, [said("S2", [2], ["1-2"])], Outcome(True, False, True)),
+        (LINK, [said("S2", [], ["1-2"]), said("S2", [], ["1-2"], ended_s=3.0)], Outcome(True, True, False)),
+        (DEVICE, [said("S2", [3]), said("S2", [2])], Outcome(True, True, True)),
+    ],
+)
+def test_one_run(truth: Truth, verdicts: list[Verdict], outcome: Outcome) -> None:
+    assert judge(truth, verdicts) == outcome
+
+
+def test_many_runs() -> None:
+    score = total(
+        [
+            Outcome(True, True, False),
+            Outcome(True, False, True),
+            Outcome(False, False, False),
+            Outcome(True, True, False),
+        ]
+    )
+    assert (score.runs, score.class_accuracy, score.location_accuracy, score.high_confidence_wrong) == (4, 0.75, 0.5, 1)
+    assert total([]).runs == 0
