@@ -28,16 +28,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rich.console import Console
+
 import harness
 from harness import Result
-from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kv/engines"))
 from vllm_host import Engine, prompt
 
-from tightwire.net.shaper import Relay
+from tightwire.net.shaper import TokenBucket
 
-COUNT, TOKENS, TIMEOUT_S = 6, 1000, 3.0
+COUNT, TOKENS, TIMEOUT_S = 6, 1000, 5.0
 RATE_BYTES_PER_S = 4e6  # of the relay: a transfer takes about half a second
 FAILURES = ("prefill", "link", "abort", "store", "damage")
 
@@ -48,6 +49,7 @@ class Bench:
         self.console = Console()
         self.number = 0
         self.closed: list[Engine] = []
+        self.hit: dict[str, int] = {}  # failures that came in the middle of a load
 
     def ids(self) -> list[int]:
         self.number += 1
@@ -67,47 +69,50 @@ class Bench:
             relay = Relay((host, int(port)), RATE_BYTES_PER_S)
             extra = {"endpoint": f"tcp://127.0.0.1:{relay.port}", "timeout_s": TIMEOUT_S}
             for kind in kinds:
-                with contextlib.ExitStack() as engines:
-                    started = 0
-
-                    def start() -> Engine:
-                        nonlocal started
-                        started += 1
-                        return engines.enter_context(  # noqa: B023
-                            self.engine(f"prefill-{kind}-{started}", role="kv_producer", extra=extra, block_size=32)  # noqa: B023
-                        )
-
-                    prefill = start()
-                    duration_s = 0.0
-                    for run in range(self.runs + 1):  # the first is undisturbed, to know how long one takes
-                        ids, name = self.ids(), f"{kind}-{run}"
-                        expected = right(ids)
-                        params = {"transfer_id": name}
-                        assert prefill.endpoint
-                        begin_s = time.monotonic()
-                        decode.add(name, ids, COUNT, params)
-                        prefill.add(name, ids, 1, params)
-                        if run:
-                            time.sleep(self.rng.uniform(0, duration_s))
-                            if kind == "prefill":
-                                prefill.process.kill()
-                            elif kind == "link":
-                                relay.cut()
-                            else:
-                                prefill.abort(name)
-                        tokens = decode.wait(name)["tokens"]
-                        if run == 0:
-                            duration_s = time.monotonic() - begin_s
-                            prefill.wait(name)
-                            continue
-                        passed[kind].append(tokens == expected and settled(decode))
-                        if kind == "prefill":
-                            prefill = start()
-                        elif kind == "link":
-                            relay.restore()
-                            prefill.wait(name)
-                    self.say(kind, passed[kind])
+                passed[kind] = self.between(kind, decode, relay, right, extra)
+                self.say(kind, passed[kind])
             relay.close()
+        return passed
+
+    def between(
+        self, kind: str, decode: Engine, relay: Relay, right: Callable[[list[int]], list[int]], extra: dict[str, object]
+    ) -> list[bool]:
+        passed, duration_s = [], 0.0
+        before = decode.stats()["loads_failed"]
+        with contextlib.ExitStack() as engines:
+
+            def start(number: int) -> Engine:
+                return engines.enter_context(
+                    self.engine(f"prefill-{kind}-{number}", role="kv_producer", extra=extra, block_size=32)
+                )
+
+            prefill = start(0)
+            for run in range(self.runs + 1):  # the first is undisturbed, to know how long one takes
+                ids, name = self.ids(), f"{kind}-{run}"
+                expected, params = right(ids), {"transfer_id": name}
+                prefill.run(self.ids()[:100], 1)  # it is up, and its first step is over
+                begin_s = time.monotonic()
+                decode.add(name, ids, COUNT, params)
+                prefill.add(name, ids, 1, params)
+                if run:
+                    time.sleep(self.rng.uniform(0, duration_s))
+                    if kind == "prefill":
+                        prefill.process.kill()
+                    elif kind == "link":
+                        relay.cut()
+                    else:
+                        prefill.abort(name)
+                tokens = decode.wait(name)["tokens"]
+                if run:
+                    passed.append(tokens == expected and settled(decode))
+                else:
+                    duration_s = time.monotonic() - begin_s
+                if kind == "prefill" and run:
+                    prefill = start(run)
+                elif kind != "abort":
+                    relay.restore()
+                    prefill.wait(name)
+        self.hit[kind] = decode.stats()["loads_failed"] - before
         return passed
 
     def say(self, kind: str, passed: list[bool]) -> None:
@@ -117,7 +122,9 @@ class Bench:
         """Failures of a store: a Redis server, or a folder whose objects are damaged."""
         passed = []
         store = _Redis(self.folder) if kind == "store" else _Folder(self.folder / "objects", self.rng)
-        with self.engine(kind, role="kv_both", extra={"store": store.url, "timeout_s": TIMEOUT_S}, block_size=32) as engine:
+        with self.engine(
+            kind, role="kv_both", extra={"store": store.url, "timeout_s": TIMEOUT_S}, block_size=32
+        ) as engine:
             duration_s = 0.0
             for run in range(self.runs + 1):
                 ids = self.ids()
@@ -139,9 +146,62 @@ class Bench:
                 else:
                     passed.append(tokens == expected and settled(engine))
                     store.restore()
+            self.hit[kind] = engine.stats()["loads_failed"]
         store.close()
         self.say(kind, passed)
         return passed
+
+
+class Relay:
+    """A TCP relay to `target` with a rate, that can be cut: what is open is closed, and what comes is refused."""
+
+    def __init__(self, target: tuple[str, int], bytes_per_s: float) -> None:
+        self._target, self._bucket = target, TokenBucket(bytes_per_s)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self._whole = True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._whole = False
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def restore(self) -> None:
+        self._whole = True
+
+    def close(self) -> None:
+        self.cut()
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+                if not self._whole:
+                    client.close()
+                    continue
+                peer = socket.create_connection(self._target)
+                self._open += [client, peer]
+                for source, sink, bucket in ((client, peer, self._bucket), (peer, client, None)):
+                    threading.Thread(target=self._relay, args=(source, sink, bucket), daemon=True).start()
+
+    @staticmethod
+    def _relay(source: socket.socket, sink: socket.socket, bucket: TokenBucket | None) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(16384):
+                if bucket is not None:
+                    bucket.take(len(piece))
+                sink.sendall(piece)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
 
 class _Redis:
@@ -160,7 +220,17 @@ class _Redis:
         self._process.wait()
 
     def restore(self) -> None:
-        command = ["redis-server", "--port", str(self._port), "--save", "", "--appendonly", "no", "--dir", str(self._folder)]
+        command = [
+            "redis-server",
+            "--port",
+            str(self._port),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            str(self._folder),
+        ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         for _ in range(200):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
@@ -244,12 +314,20 @@ def run(args: argparse.Namespace, folder: Path) -> list[Result]:
         for kind in kinds:
             if kind not in between:
                 passed[kind] = bench.loads(right, kind)
-    leaked = sum(engine.process.poll() is None for engine in bench.closed)
-    threads = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    leaked = sum(engine.alive for engine in bench.closed)
+    threads = [
+        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+    ]
     assert not threads, threads
-    notes = {kind: f"{len(runs)} runs at random moments" for kind, runs in passed.items()}
+    notes = {
+        kind: f"{len(runs)} runs at random moments, {bench.hit[kind]} in the middle of a load"
+        for kind, runs in passed.items()
+    }
     return [
-        *(Result(f"{kind}.right", sum(runs) / len(runs), "share", "higher", notes[kind]) for kind, runs in passed.items()),
+        *(
+            Result(f"{kind}.right", sum(runs) / len(runs), "share", "higher", notes[kind])
+            for kind, runs in passed.items()
+        ),
         Result("processes_left", leaked, "processes", "lower"),
     ]
 

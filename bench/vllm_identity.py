@@ -21,7 +21,7 @@ from harness import Result
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kv/engines"))
 from vllm_host import Engine, prompt
 
-COUNT, AT_A_TIME, CHUNK = 8, 8, 128
+COUNT, AT_A_TIME, CHUNK, MAX_TOKENS = 8, 8, 128, 500
 Answer = dict[str, Any]
 
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 def run(args: argparse.Namespace, folder: Path) -> list[Result]:
     rng = random.Random(args.seed)
-    prompts = [prompt(args.seed * 100_003 + i, rng.randint(2, 900)) for i in range(args.prompts)]
+    prompts = [prompt(args.seed * 100_003 + i, rng.randint(2, MAX_TOKENS)) for i in range(args.prompts)]
     with Engine(folder / "plain.log", block_size=32) as engine:
         right = answers(engine, prompts)
     with (
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, folder: Path) -> list[Result]:
         fetched_stats = shared.stats()
     asked = sum(len(ids) - 1 for ids in prompts)
     stored = sum(len(ids) // CHUNK * CHUNK - (len(ids) % CHUNK == 0) for ids in prompts if len(ids) > CHUNK)
-    note = f"{len(prompts)} prompts of 2-900 tokens, {COUNT} tokens each, {AT_A_TIME} in flight"
+    note = f"{len(prompts)} prompts of 2-{MAX_TOKENS} tokens, {COUNT} tokens each, {AT_A_TIME} in flight"
     return [
         Result("pushed.same_tokens", same(right, pushed, "tokens"), "share", "higher", note),
         Result("pushed.same_logprobs", same(right, pushed, "logprobs"), "share", "higher", "equal in every bit"),

@@ -1,14 +1,13 @@
 """The other end of `vllm_process.py`."""
 
 import contextlib
-import json
+import multiprocessing
 import os
 import queue
 import random
-import subprocess
-import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,22 +16,29 @@ import tightwire
 
 ROOT = Path(tightwire.__file__).parent
 MODEL = ROOT / "kv/refmodel/weights"
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def _child(options: dict[str, Any], connection: Connection, log: str) -> None:
+    import vllm_process
+
+    vllm_process.run(options, connection, log)
 
 
 class Engine:
-    """One engine process. `start` does not wait until it is up: the first command does, or `endpoint`."""
+    """One engine process. Being made it does not wait until it is up: the first command does, or `endpoint`."""
 
     def __init__(self, log: Path, **options: Any) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT.parent), os.environ.get("PYTHONPATH", "")]),
-        }
+        paths = [str(Path(__file__).parent), str(ROOT.parent), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
+        _CONTEXT.set_forkserver_preload(["vllm_process"])
         self.log = log
-        self._stderr = log.open("w")
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("vllm_process.py")), json.dumps({"model": str(MODEL), **options})],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True, env=environment,
-        )  # fmt: skip
+        self._connection, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(
+            target=_child, args=({"model": str(MODEL), **options}, theirs, str(log)), daemon=True
+        )
+        self.process.start()
+        theirs.close()
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._done: dict[str, dict[str, Any]] = {}
         self._endpoint: str | None = None
@@ -76,24 +82,22 @@ class Engine:
     def stats(self) -> dict[str, Any]:
         return self.ask(stats=True)
 
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
     def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self._connection.send(None)
+        self.process.join(20)
+        self.process.kill()
+        self.process.join()
         self._reader.join(5)
-        self.process.stdout.close()
-        self._stderr.close()
+        self._connection.close()
 
     def _tell(self, **command: Any) -> None:
         assert self.endpoint is not None  # it is up
-        assert self.process.stdin is not None
-        print(json.dumps(command), file=self.process.stdin, flush=True)
+        self._connection.send(command)
 
     def _next(self, timeout_s: float) -> dict[str, Any]:
         try:
@@ -105,13 +109,12 @@ class Engine:
         return event
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("@@"):
-                self._events.put(json.loads(line[2:]))
-            else:
-                self._stderr.write(line)
-        self._events.put(None)
+        while True:
+            try:
+                self._events.put(self._connection.recv())
+            except (EOFError, OSError):
+                self._events.put(None)
+                return
 
     def __enter__(self) -> "Engine":
         return self

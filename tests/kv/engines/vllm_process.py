@@ -1,20 +1,19 @@
-"""A vLLM engine in a process of its own: JSON commands, one a line, on stdin; JSON events after `@@` on stdout.
+"""A vLLM engine in a process of its own, forked from one that has imported vLLM already (which takes most of its start).
+
+Commands come and events go through a pipe, as dictionaries:
 
 | command | event |
 |---|---|
-| `{"add": id, "ids": [...], "count": n, "params": {...} or null}` | `{"done": id, "tokens": [...], "logprobs": [...], "first_s", "start_s"}` |
-| `{"abort": id}` | none, and none for the request |
-| `{"forget": true}`: drop the prefix cache | `{"forgot": bool}` |
-| `{"stats": true}` | the worker's counts, blocks in use, preemptions |
-| `{"compare": ids}` | how far the KV read through the layout is from what transformers computes |
+| `add`: id, `ids`, `count`, `params` | `done`: id, `tokens`, `logprobs`, `start_s`, `first_s` |
+| `abort`: id | none, and none for the request |
+| `forget`: drop vLLM's prefix cache | `forgot` |
+| `stats` | the worker's counts, blocks in use, preemptions |
+| `compare`: ids | how far the KV read through the layout is from what transformers computes |
 """
 
-import json
 import os
-import queue
-import sys
-import threading
 import time
+from multiprocessing.connection import Connection
 
 os.environ.update(
     VLLM_ENABLE_V1_MULTIPROCESSING="0", HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1",
@@ -22,17 +21,17 @@ os.environ.update(
 )  # fmt: skip
 
 
-def say(event: object) -> None:
-    print("@@" + json.dumps(event), flush=True)
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+from vllm import LLM, SamplingParams
+from vllm.config import KVTransferConfig
+from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+from tightwire.kv.engines.vllm.layout import select
 
 
 def compare(llm, folder: str, ids: list[int]) -> dict[str, object]:
     """Relative error of K and V in the engine's cache, read through the adapter, to transformers' own."""
-    import torch
-    from transformers import AutoModelForCausalLM, DynamicCache
-
-    from tightwire.kv.engines.vllm.layout import select
-
     cache = DynamicCache()
     with torch.inference_mode():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
@@ -57,11 +56,8 @@ def compare(llm, folder: str, ids: list[int]) -> dict[str, object]:
 
 
 class Process:
-    def __init__(self, options: dict) -> None:
-        import torch
-        from vllm import LLM
-        from vllm.config import KVTransferConfig
-
+    def __init__(self, options: dict, connection: Connection) -> None:
+        self.say = connection.send
         torch.set_num_threads(1)
         transfer = None
         if "role" in options:
@@ -81,8 +77,6 @@ class Process:
         self.scheduler = self.engine.engine_core.engine_core.scheduler
         self.worker = None
         if transfer is not None:
-            from vllm.distributed.kv_transfer import get_kv_transfer_group
-
             self.worker = get_kv_transfer_group().worker
         self.started: dict[str, list[float]] = {}
         self.preemptions = 0
@@ -100,8 +94,6 @@ class Process:
 
     def do(self, command: dict) -> None:
         if "add" in command:
-            from vllm import SamplingParams
-
             params = SamplingParams(
                 temperature=0, max_tokens=command["count"], ignore_eos=True, detokenize=False, logprobs=0
             )
@@ -112,16 +104,16 @@ class Process:
         elif "abort" in command:
             self.engine.abort_request([command["abort"]])
         elif "forget" in command:
-            say({"forgot": self.engine.reset_prefix_cache()})
+            self.say({"forgot": self.engine.reset_prefix_cache()})
         elif "stats" in command:
-            say({
+            self.say({
                 **(self.worker.stats() if self.worker else {}),
                 "preemptions": self.preemptions,
                 "fingerprint": self.worker.fingerprint if self.worker else "",
                 "usage": self.scheduler.kv_cache_manager.usage, "requests": len(self.scheduler.requests),
             })  # fmt: skip
         elif "compare" in command:
-            say(compare(self.llm, self.model, command["compare"]))
+            self.say(compare(self.llm, self.model, command["compare"]))
 
     def step(self) -> None:
         outputs = self.engine.step()
@@ -134,7 +126,7 @@ class Process:
                 tokens = list(choice.token_ids)
                 chances = [step[token].logprob for step, token in zip(choice.logprobs, tokens, strict=True)]
                 start_s, first_s = self.started.pop(output.request_id)
-                say(
+                self.say(
                     {
                         "done": output.request_id,
                         "tokens": tokens,
@@ -147,29 +139,19 @@ class Process:
             time.sleep(0.0005)
 
 
-def main() -> None:
-    process = Process(json.loads(sys.argv[1]))
-    commands: queue.Queue[dict | None] = queue.Queue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            commands.put(json.loads(line))
-        commands.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    say({"endpoint": process.worker.endpoint if process.worker else ""})
+def run(options: dict, connection: Connection, log: str) -> None:
+    """Serve until None comes. What is printed goes to `log`."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    process = Process(options, connection)
+    process.say({"endpoint": process.worker.endpoint if process.worker else ""})
     while True:
-        try:
-            command = commands.get(block=not process.busy)
-        except queue.Empty:
+        if process.busy and not connection.poll():
             process.step()
             continue
-        if command is None:
+        if (command := connection.recv()) is None:
             break
         process.do(command)
     if process.worker is not None:
         process.worker.close()
-
-
-if __name__ == "__main__":
-    main()
