@@ -16,12 +16,13 @@ from tightwire.ccl import incident, watch
 from tightwire.ccl.actions import Actions, Command, Metrics, Webhook
 from tightwire.ccl.verdict import TITLES, Verdict
 from tightwire.ccl.watcher import Watcher
-from tightwire.cli import ccl_report, ccl_top
+from tightwire.cli import ccl_diagnose, ccl_report, ccl_top
 from tightwire.errors import ConfigError
 from tightwire.report import text
 
 app = typer.Typer(help="Know why a collective is stuck: which rank, why, and the evidence.", no_args_is_help=True)
 HANG_STATUS = 3
+ccl_diagnose.register(app)
 ccl_report.register(app)
 ccl_top.register(app)
 

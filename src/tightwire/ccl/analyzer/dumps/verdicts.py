@@ -54,15 +54,29 @@ def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[i
         by_kind[_kind(job, rank, by, found)].append(rank)
     verdicts = []
     if device := by_kind.pop("device", []):
-        verdicts.append(_device(job, device, accused))
+        verdicts.append(_device(job, device, accused, _victims(found, device)))
     if link := by_kind.pop("transfer", []):
         own = [w for w in found if w.rank in link and not w.targets and waits.sides(job, w)]
         verdicts.append(_standing(job, own))
     for kind, ranks in by_kind.items():
-        verdicts.append(_absent(job, kind, ranks, accused, damaged))
+        verdicts.append(_absent(job, kind, ranks, accused, damaged, _victims(found, ranks)))
     if not accused and not settled and blocked:
         verdicts.append(_circle(job, found))
     return verdicts
+
+
+def _victims(found: list[Wait], guilty: Collection[int]) -> list[int]:
+    """Who waits for the guilty, or for somebody who does."""
+    by_target: dict[int, set[int]] = defaultdict(set)
+    for wait in found:
+        for target in wait.targets:
+            by_target[target].add(wait.rank)
+    reached, next_ones = set(guilty), list(guilty)
+    while next_ones:
+        fresh = by_target[next_ones.pop()] - reached
+        reached |= fresh
+        next_ones += fresh
+    return sorted(reached - set(guilty))
 
 
 def _kind(job: Job, rank: int, by: list[Wait], found: list[Wait]) -> str:
@@ -75,7 +89,7 @@ def _kind(job: Job, rank: int, by: list[Wait], found: list[Wait]) -> str:
     return "not entered"
 
 
-def _device(job: Job, ranks: list[int], accused: Mapping[int, list[Wait]]) -> Verdict:
+def _device(job: Job, ranks: list[int], accused: Mapping[int, list[Wait]], victims: list[int]) -> Verdict:
     lines = []
     for rank in ranks:
         behind = [w for w in accused[rank] if rank in w.behind]
@@ -96,11 +110,16 @@ def _device(job: Job, ranks: list[int], accused: Mapping[int, list[Wait]]) -> Ve
             )
         lines += _last(job, rank)
     waiting = [w for r in ranks for w in accused[r]]
-    return _verdict(job, "H3", ranks, "high", "its device does not go on", lines, waiting)
+    return _verdict(job, "H3", ranks, "high", "its device does not go on", lines, waiting, victims=victims)
 
 
 def _absent(
-    job: Job, kind: str, ranks: list[int], accused: Mapping[int, list[Wait]], damaged: Collection[int]
+    job: Job,
+    kind: str,
+    ranks: list[int],
+    accused: Mapping[int, list[Wait]],
+    damaged: Collection[int],
+    victims: list[int],
 ) -> Verdict:
     lines = []
     for rank in ranks:
@@ -120,7 +139,7 @@ def _absent(
     silent = set(job.world) - job.dumps.keys()
     sure = kind == "not entered" or (len(silent) == 1 and not set(ranks) & set(damaged))
     cause = "has not entered" if kind == "not entered" else "left no dump"
-    return _verdict(job, "H1", ranks, "high" if sure else "low", cause, lines, waiting)
+    return _verdict(job, "H1", ranks, "high" if sure else "low", cause, lines, waiting, victims=victims)
 
 
 def _standing(job: Job, found: list[Wait]) -> Verdict:
@@ -210,9 +229,11 @@ def _verdict(
     lines: Sequence[str] = (),
     waiting: Sequence[Wait] = (),
     links: Sequence[str] = (),
+    victims: Sequence[int] = (),
 ) -> Verdict:
+    """`waiting`: the waits that the verdict explains; `victims` also has the ranks behind those."""
     first = next((w for w in waiting if w.head), waiting[0] if waiting else None)
-    ranks = sorted({w.rank for w in waiting} - set(guilty))
+    ranks = sorted(({w.rank for w in waiting} | set(victims)) - set(guilty))
     evidence = list(lines)
     if first is not None and ranks:
         verb = "waits" if len(ranks) == 1 else "wait"

@@ -65,7 +65,7 @@ def find(job: Job) -> list[Wait]:
                     sequence,
                     shown.op if shown else "",
                     None,
-                    entry is not None and entry is heads[rank] or heads[rank] is None,
+                    (entry is not None and entry is heads[rank]) or heads[rank] is None,
                     shown.created_ns if shown else 0,
                     missing,
                     behind,
