@@ -89,7 +89,7 @@ class Controller:
         self._arms = [  # seconds for a raw byte
             (p.strategy, p.quality, p.ratio, 1 / p.encode_bytes_per_s, 1 / p.decode_bytes_per_s) for p in profiles
         ]
-        families = [_family(name) for name in self._names]
+        families = [family(name) for name in self._names]
         self.encode, self.decode = StageSpeed(families), StageSpeed(families)
         self.ratio, self.fixed = Ratio([p.ratio for p in profiles]), FixedCost()
         self.guard = Guard(profiles, self.settings.sample_share, rng or random.Random(0))
@@ -277,7 +277,7 @@ def log_errors(records: Iterable[Record]) -> list[float]:
     return [abs(log(1 + record.error)) for record in records if record.error is not None]
 
 
-def _family(name: str) -> str:
+def family(name: str) -> str:
     """Strategies whose speed has one cause: the same codecs behind K and V."""
     strategy = Strategy.parse(name)
     return "/".join(dict.fromkeys((strategy.k.last.name, strategy.v.last.name)))

@@ -1,0 +1,1 @@
+"""What controller_replay.py replays: a simulated transfer, traces, published figures, real transfers."""
