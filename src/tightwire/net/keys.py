@@ -64,12 +64,13 @@ def public_key(text: str) -> bytes:
 
 
 def load_authorized(path: Path) -> frozenset[bytes]:
-    """The public keys that may send: one a line, what follows # is ignored."""
+    """The public keys that may send: one a line; what follows the key, and lines that start with "# ", are notes. Raises
+    ConfigError."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise ConfigError(f"authorized keys {path}: {error.strerror}; write one public key a line") from error
-    # A key may hold the character #, so a comment is what follows the first 40 characters or starts the line.
+    # A key may itself start with #.
     rows = [line.strip() for line in lines]
     return frozenset(
         _checked(row[:_CHARACTERS], f"{path}")

@@ -66,14 +66,13 @@ class ShapedLink:
 
     @staticmethod
     def _relay(source: socket.socket, sink: socket.socket, bucket: TokenBucket | None) -> None:
-        try:
+        with contextlib.suppress(OSError):  # one end closed or was reset
             while piece := source.recv(_PIECE_BYTES):
                 if bucket is not None:
                     bucket.take(len(piece))
                 sink.sendall(piece)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            return  # one end closed: the other end notices by itself
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)  # the other end must notice
 
     def close(self) -> None:
         # A thread blocked in accept holds the listening socket open: shutdown wakes it.

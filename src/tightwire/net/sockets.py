@@ -13,7 +13,7 @@ from tightwire.net.keys import Keys
 
 DEAD_AFTER_MS = 10_000  # the kernel gives up a connection whose bytes nobody acknowledges for as long
 _RECONNECT_MS, _RECONNECT_MAX_MS = 20, 500
-REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _LOCAL_SCHEMES = ("ipc", "inproc")
 
 
@@ -67,6 +67,8 @@ def bound(
 
 def connected(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None) -> zmq.Socket[bytes]:
     """A DEALER that goes on trying to reach `endpoint`. Raises ConfigError where that is no address."""
+    if keys is not None and keys.server is None:
+        raise ConfigError("keys without a server's public key; give Keys.load(folder, server=...)")
     socket = context.socket(zmq.DEALER)
     _prepare(socket)
     socket.setsockopt(zmq.LINGER, 0)
@@ -75,8 +77,6 @@ def connected(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
     if keys is not None:
-        if keys.server is None:
-            raise ConfigError("keys without a server's public key; give Keys.load(folder, server=...)")
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
         socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server)
@@ -94,9 +94,13 @@ def monitored(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
     return monitor
 
 
-def next_event(monitor: zmq.Socket[bytes]) -> int:
-    """The code of the event that waits."""
-    return int(parse_monitor_message(monitor.recv_multipart())["event"])
+def events(monitor: zmq.Socket[bytes]) -> list[tuple[int, int]]:
+    """Those that wait, oldest first: code and value (of a lost connection, its file descriptor)."""
+    found = []
+    while monitor.poll(0):
+        event = parse_monitor_message(monitor.recv_multipart())
+        found.append((int(event["event"]), int(event["value"])))
+    return found
 
 
 def _prepare(socket: zmq.Socket[bytes]) -> None:

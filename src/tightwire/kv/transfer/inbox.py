@@ -26,6 +26,7 @@ from tightwire.kv.transfer.protocol import Ack, Begin, Cancel, End, Report, Take
 MAX_CELLS = 2**27  # layers × tokens of one transfer: 128 MiB of coverage at most
 MAX_TRANSFERS = 4096
 UNCLAIMED_S = 300.0
+LOST_S = 2.0  # a sender whose connection broke has as long to come back
 MAX_GAPS = 4096  # that a report names
 _REMEMBERED = 4096  # transfers that are over
 
@@ -92,6 +93,7 @@ class Inbox:
         self._streams: dict[int, Transfer] = {}
         self._over: OrderedDict[int, Report | Cancel] = OrderedDict()
         self._refused: OrderedDict[str, str] = OrderedDict()  # cancelled before they began
+        self._lost: OrderedDict[bytes, float] = OrderedDict()  # peers whose connection broke, since when
         self._frames: FairQueue[Transfer, Job] = FairQueue()
         self._queued_bytes = self._buffered_bytes = 0
         self._closed = False
@@ -273,11 +275,20 @@ class Inbox:
             if not transfer.awaited:
                 self._forget(transfer, reason)
 
+    def lost(self, peer: bytes) -> None:
+        """Its connection broke. It has `LOST_S` to come back with another."""
+        with self._lock:
+            self._lost[peer] = self._clock.now_s()
+            while len(self._lost) > _REMEMBERED:
+                self._lost.popitem(last=False)
+
     def expire(self) -> None:
-        """Forget transfers that nobody waits for."""
+        """End the transfers whose sender is gone and forget those that nobody waits for."""
         with self._lock:
             now_s = self._clock.now_s()
             for transfer in list(self._names.values()):
+                if transfer.announced is None and now_s - self._lost.get(transfer.peer, now_s) > LOST_S:
+                    self._fail(transfer, "the sender was lost and did not come back")
                 if not transfer.awaited and now_s - transfer.touched_s > UNCLAIMED_S:
                     self._forget(transfer, f"nobody took it within {UNCLAIMED_S:g} s")
 

@@ -73,6 +73,11 @@ class Outgoing:
     def transfer_id(self) -> str:
         return self._stream.name
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of pieces and frames that the receiver has not taken."""
+        return self._stream.held_bytes
+
     def put(self, piece: KVBlock, *, block: bool = True) -> bool:
         """Hand one piece (some layers × some tokens) over; it must not change before it was encoded. While the window
         is full this waits, or with `block=False` gives False and takes nothing."""

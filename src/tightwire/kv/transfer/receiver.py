@@ -78,9 +78,11 @@ class Receiver:
             self._waker.close()
             if self._door is not None:
                 self._door.close()
+            self._context.term()
             raise
         self._monitor = sockets.monitored(self._socket)
         self._refused = 0
+        self._connections: dict[int, bytes] = {}  # file descriptor: peer
         self.endpoint: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._closing = False
         self._threads = [threading.Thread(target=self._exchange, name="tightwire-receive", daemon=True)]
@@ -155,8 +157,12 @@ class Receiver:
                 self._waker.clear()
             if self._door is not None and self._door.socket in ready:
                 self._door.answer()
-            if self._monitor in ready and sockets.next_event(self._monitor) & sockets.REFUSED:
-                self._refused += 1
+            # Before the messages: a new connection may have the file descriptor of the one that was lost.
+            for event, value in sockets.events(self._monitor):
+                if event & sockets.REFUSED:
+                    self._refused += 1
+                elif value in self._connections:
+                    self._inbox.lost(self._connections.pop(value))
             if self._socket in ready:
                 frames = self._socket.recv_multipart(copy=False)
                 with contextlib.suppress(LinkError):  # a stranger's message: nothing to answer
@@ -190,6 +196,7 @@ class Receiver:
                 if message.version != protocol.VERSION:
                     raise LinkError(f"protocol version {message.version}; this side speaks {protocol.VERSION}")
                 window_bytes = self._max_buffered_bytes
+                self._connections[parts[1].get(zmq.SRCFD)] = peer
                 self._answer(peer, Welcome(self._boot, self._clock.now_s(), window_bytes, self._frame_bytes))
 
     def _say_all(self) -> None:

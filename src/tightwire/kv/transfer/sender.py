@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import zmq
 
 from tightwire.core.clock import Clock, MonotonicClock
-from tightwire.errors import LinkError
+from tightwire.errors import ConfigError, LinkError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import encode_block
 from tightwire.kv.strategy import Strategy
@@ -49,7 +49,11 @@ class Sender:
         self._desk = Desk(Outbox(window_bytes, self.link, endpoint), clock or MonotonicClock(), self._waker.wake)
         self._pings = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self._connect()
+        try:
+            self._connect()
+        except ConfigError:
+            self._waker.close()
+            raise
         self._threads = [threading.Thread(target=self._exchange, name="tightwire-send", daemon=True)]
         self._threads += [
             threading.Thread(target=self._encode, name=f"tightwire-encode-{number}", daemon=True)
@@ -149,8 +153,8 @@ class Sender:
                 self._waker.clear()
             if self._socket in ready:
                 self._receive_all()
-            if self._monitor in ready:
-                self._note(sockets.next_event(self._monitor))
+            for event, _ in sockets.events(self._monitor) if self._monitor in ready else ():
+                self._note(event)
             with desk.lock:
                 desk.outbox.expire(desk.clock.now_s())
             desk.settle()
