@@ -57,7 +57,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
 
         endpoint = f"tcp://127.0.0.1:{free_port()}"  # known before decode is up, so that all start at once
         plain = engine("plain", block_size=32)
-        prefill = engine("prefill", role="kv_producer", extra={"endpoint": endpoint}, block_size=32)
+        prefill = engine("prefill", role="kv_producer", extra={"endpoint": endpoint}, block_size=32, quiet=False)
         extra = {"bind": endpoint, "timeout_s": TIMEOUT_S}
         decode = engine("decode", role="kv_consumer", extra=extra, block_size=128, blocks=12)
         shared = engine("shared", role="kv_both", extra={"store": f"file://{store}"}, block_size=32, blocks=40)
@@ -207,6 +207,14 @@ def test_a_damaged_store_is_a_miss(engines: Engines) -> None:
     assert engines.shared.run(ids, COUNT)["tokens"] == engines.right(ids)
     assert engines.shared.stats()["loads_failed"] == 1
     assert engines.shared.stats()["usage"] == 0
+
+
+def test_vllm_exposes_the_counts(engines: Engines) -> None:
+    engines.prefill.run(prompt(75, 40), 2)  # a step after the last report
+    stats, metrics = engines.prefill.stats(), engines.prefill.ask(metrics=True)
+    for name in ("tokens_sent", "wire_bytes", "encode_seconds", "sends_failed"):
+        assert metrics[f"tightwire_kv_{name}_total"] == pytest.approx(stats[name])
+        assert stats[name] > 0
 
 
 def test_prefill_killed_in_the_middle_is_recomputed(engines: Engines) -> None:

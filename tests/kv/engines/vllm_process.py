@@ -8,6 +8,7 @@ Commands come and events go through a pipe, as dictionaries:
 | `abort`: id | none, and none for the request |
 | `forget`: drop vLLM's prefix cache | `forgot` |
 | `stats` | the worker's counts, blocks in use, preemptions |
+| `metrics` | ours, as vLLM exposes them |
 | `compare`: ids | how far the KV read through the layout is from what transformers computes |
 """
 
@@ -21,6 +22,7 @@ os.environ.update(
 )  # fmt: skip
 
 
+import prometheus_client
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 from vllm import LLM, SamplingParams
@@ -112,6 +114,10 @@ class Process:
                 "fingerprint": self.worker.fingerprint if self.worker else "",
                 "usage": self.scheduler.kv_cache_manager.usage, "requests": len(self.scheduler.requests),
             })  # fmt: skip
+        elif "metrics" in command:
+            text = prometheus_client.generate_latest().decode()
+            rows = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("tightwire_kv_")]
+            self.say({name.partition("{")[0]: float(value) for name, value in rows})
         elif "compare" in command:
             self.say(compare(self.llm, self.model, command["compare"]))
 
