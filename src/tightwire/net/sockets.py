@@ -67,7 +67,8 @@ def bound(
 
 def connected(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None) -> zmq.Socket[bytes]:
     """A DEALER that goes on trying to reach `endpoint`. Raises ConfigError where that is no address."""
-    if keys is not None and keys.server is None:
+    server = keys.server if keys is not None else None
+    if keys is not None and server is None:
         raise ConfigError("keys without a server's public key; give Keys.load(folder, server=...)")
     socket = context.socket(zmq.DEALER)
     _prepare(socket)
@@ -76,10 +77,10 @@ def connected(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-    if keys is not None:
+    if keys is not None and server is not None:
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
-        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, server)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

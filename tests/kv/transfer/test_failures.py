@@ -85,7 +85,7 @@ def test_a_killed_sender_leaves_nothing_behind() -> None:
     moments = random.Random(8)
     receiver = Receiver()
     with ShapedLink(("127.0.0.1", port_of(receiver.endpoint)), BYTES_PER_S) as link:
-        for _ in range(10):
+        for _ in range(6):
             with peer(send, f"tcp://127.0.0.1:{link.port}") as (process, _pipe):
                 started = threading.Event()
                 results = []
@@ -109,7 +109,7 @@ def test_a_killed_receiver_that_comes_back_gets_the_transfer_or_it_fails_at_once
     moments = random.Random(9)
     bind = f"tcp://127.0.0.1:{free_port()}"
     sender, outcomes = Sender(bind), []
-    for _ in range(10):
+    for _ in range(15):
         with peer(receive, bind) as (_process, pipe):
             assert pipe.poll(TIMEOUT_S)
             outgoing = sender.start("a", FOUR, layers=LAYERS, tokens=TOKENS, timeout_s=TIMEOUT_S)

@@ -10,7 +10,19 @@ from tightwire.kv.strategy import RAW
 from tightwire.kv.transfer import protocol
 from tightwire.kv.transfer.fair import FairQueue
 from tightwire.kv.transfer.outbox import Outbox, Stream
-from tightwire.kv.transfer.protocol import Ack, Begin, Cancel, End, Hello, Part, Ping, Report, Taken, ToReceiver, Welcome
+from tightwire.kv.transfer.protocol import (
+    Ack,
+    Begin,
+    Cancel,
+    End,
+    Hello,
+    Part,
+    Ping,
+    Report,
+    Taken,
+    ToReceiver,
+    Welcome,
+)
 from tightwire.kv.transfer.wire import TARGET_DELAY_S, Wire
 from tightwire.net.estimator import LinkEstimator
 

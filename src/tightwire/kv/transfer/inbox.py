@@ -26,7 +26,7 @@ from tightwire.kv.transfer.protocol import Ack, Begin, Cancel, End, Report, Take
 MAX_CELLS = 2**27  # layers × tokens of one transfer: 128 MiB of coverage at most
 MAX_TRANSFERS = 4096
 UNCLAIMED_S = 300.0
-LOST_S = 2.0  # a sender whose connection broke has as long to come back
+LOST_S = 1.0  # a sender whose connection broke has as long to come back
 MAX_GAPS = 4096  # that a report names
 _REMEMBERED = 4096  # transfers that are over
 

@@ -30,7 +30,7 @@ from tightwire.net.keys import Keys
 
 DEFAULT_BUFFERED_BYTES = 2**30
 _TICK_MS = 100
-_EXPIRE_EVERY_S = 1.0
+_EXPIRE_EVERY_S = 0.25
 
 
 class Receiver:
