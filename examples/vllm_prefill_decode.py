@@ -44,7 +44,8 @@ def prefill(model: str, endpoint: str, strategy: str) -> None:
     llm, worker = engine(model, "kv_producer", {"endpoint": endpoint, "strategy": strategy})
     generate(llm, 1)
     worker.close()  # waits until what is queued is sent
-    print(f"prefill: {worker.tokens_sent} tokens sent in {worker.wire_bytes} bytes", flush=True)
+    stats = worker.stats()
+    print(f"prefill: {stats['tokens_sent']} tokens sent in {stats['wire_bytes']} bytes", flush=True)
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
     llm, worker = engine(model, "kv_consumer", {"timeout_s": 60})
     subprocess.run([sys.executable, __file__, model, strategy, worker.endpoint], check=True)
     tokens = generate(llm, 12)
-    print(f"decode: {worker.tokens_loaded} tokens loaded; continuation {tokens}", flush=True)
+    print(f"decode: {worker.stats()['tokens_loaded']} tokens loaded; continuation {tokens}", flush=True)
     worker.close()
 
 

@@ -3,22 +3,30 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tightwire.errors import ConfigError
 from tightwire.kv.block import KVBlock
+from tightwire.kv.control.log import read as read_log
+from tightwire.kv.engines.vllm.auto import for_store
 from tightwire.kv.engines.vllm.counters import COUNTS
 from tightwire.kv.engines.vllm.layout import CPU_VEC, KV_LAST, Layout
 from tightwire.kv.engines.vllm.plan import Move, Options, Plan, Push, Shelved
 from tightwire.kv.engines.vllm.settings import Settings
 from tightwire.kv.engines.vllm.worker import Worker
+from tightwire.kv.profiles import Profile, ProfileLibrary
 from tightwire.kv.store import Layout as Stored
 from tightwire.kv.store import PrefixStore, open_store
+from tightwire.kv.strategy import Strategy
+from tightwire.net.keys import Keys
 
 LAYERS, HEADS, DIM = 3, 2, 32
 TOKENS = 300
+LOSSY = "hadamard+uniform:levels=16,axis=group,group=32+pack"
 Caches = dict[str, torch.Tensor]
 
 
@@ -41,9 +49,10 @@ def wait(condition: Callable[[], Any]) -> Any:
 class Pair:
     """Two workers with caches of their own: blocks of 16 tokens here, of 64 there."""
 
-    def __init__(self, timeout_s: float = 5.0) -> None:
+    def __init__(self, timeout_s: float = 5.0, **settings: Any) -> None:
         self.decode = Worker(Settings("kv_consumer", timeout_s=timeout_s), "model")
-        self.prefill = Worker(Settings("kv_producer", endpoint=self.decode.endpoint, timeout_s=timeout_s), "model")
+        endpoint = self.decode.endpoint
+        self.prefill = Worker(Settings("kv_producer", endpoint=endpoint, timeout_s=timeout_s, **settings), "model")
         self.here, self.there = caches(16), caches(64)
         self.prefill.register(KV_LAST, self.here)
         self.decode.register(CPU_VEC, self.there)
@@ -159,6 +168,83 @@ def test_the_strategy_of_a_request_and_one_that_does_not_exist(pair: Pair) -> No
         assert wait(pair.decode.take_finished) == {"d"}
         assert expected in str(pair.prefill.stats()["last_strategy"])
         wait(lambda: "p" not in pair.prefill._pusher._transfers)  # type: ignore[union-attr]
+
+
+def test_auto_decides_learns_and_writes_it_down(tmp_path: Path) -> None:
+    profiles = [Profile("raw", 1.0, 1e10, 1e10, 1.0), Profile(LOSSY, 3.5, 1e10, 1e10, 0.99, (0.01, 0.02))]
+    library = ProfileLibrary("m", profiles, {})
+    library.save(tmp_path / "library.json")
+    pair = Pair(strategy="auto", library=str(tmp_path / "library.json"), decisions=str(tmp_path / "log"))
+    for options in ({}, {"quality_budget": 0.999, "slo_s": 2.0, "workload": "chat"}, {"strategy": LOSSY}, {}):
+        sends = pair.prefill.stats()["sends"]
+        for start, stop in ((0, 128), (128, TOKENS - 1)):
+            pair.push(start, stop, **options)
+        pair.pull()
+        assert wait(pair.decode.take_finished) == {"d"}
+        wait(lambda sends=sends: pair.prefill.stats()["sends"] == sends + 1)
+        wait(lambda: "p" not in pair.prefill._pusher._transfers)  # type: ignore[union-attr]
+    pair.close()
+    records = wait(lambda: len(found := read_log(tmp_path / "log")) == 3 and found)  # not of the one that was asked for
+    assert all(record.outcome and not record.outcome.failed for record in records)
+    request = records[1].decision.request
+    assert (request.quality_budget, request.slo_s, request.workload) == (0.999, 2.0, "chat")
+    assert records[1].decision.chosen == "raw"  # nothing else keeps that budget
+    assert records[2].decision.request.prefill_s > 0  # learnt from the steps before
+    assert records[0].decision.link_bytes_per_s is not None  # it was probed
+
+
+def test_what_auto_stores_is_the_smallest_within_the_budget(tmp_path: Path) -> None:
+    profiles = [Profile("raw", 1.0, 1e10, 1e10, 1.0), Profile(LOSSY, 3.5, 1e9, 1e9, 0.98)]
+    profiles.append(Profile("uniform:levels=3+zstd", 9.0, 1e9, 1e9, 0.9))
+    ProfileLibrary("m", profiles, {}).save(tmp_path / "library.json")
+    for budget, expected in ((0.97, LOSSY), (0.99, "raw"), (0.5, "uniform:levels=3+zstd")):
+        settings = Settings("kv_both", strategy="auto", library=str(tmp_path / "library.json"), quality_budget=budget)
+        assert for_store(settings) == Strategy.parse(expected)
+
+
+def test_endpoints_that_a_request_may_choose_from(pair: Pair) -> None:
+    other = Worker(Settings("kv_consumer", timeout_s=0.3), "model")
+    other.register(CPU_VEC, caches(64))
+    both = Worker(Settings("kv_producer", endpoint=f"{other.endpoint}, {pair.decode.endpoint}"), "model")
+    both.register(KV_LAST, pair.here)
+    pair.prefill.close()
+    pair.prefill = both
+    pair.push(0, TOKENS - 1, endpoint=pair.decode.endpoint)
+    pair.pull()
+    assert wait(pair.decode.take_finished) == {"d"}
+    assert pair.same(0, TOKENS - 1)
+    other.close()
+
+
+def test_keys_are_asked_for_and_used(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        Keys.generate().save(tmp_path / name)
+    (tmp_path / "authorized").write_bytes((tmp_path / "here/public.key").read_bytes())
+    there = Settings(
+        "kv_consumer", timeout_s=5.0, keys=str(tmp_path / "there"), authorized=str(tmp_path / "authorized")
+    )
+    decode = Worker(there, "model")
+    pair = Pair(keys=str(tmp_path / "here"), peer=str(tmp_path / "there"))
+    pair.decode.close()
+    pair.decode = decode
+    decode.register(CPU_VEC, pair.there)
+    pair.prefill.close()
+    pair.prefill = Worker(
+        Settings("kv_producer", endpoint=decode.endpoint, keys=str(tmp_path / "here"), peer=str(tmp_path / "there")),
+        "model",
+    )
+    pair.prefill.register(KV_LAST, pair.here)
+    pair.push(0, TOKENS - 1)
+    pair.pull()
+    assert wait(pair.decode.take_finished) == {"d"}
+    assert pair.same(0, TOKENS - 1)
+    pair.close()
+    for settings in (
+        Settings("kv_consumer", bind="tcp://0.0.0.0:*"), Settings("kv_consumer", keys="x"),
+        Settings("kv_producer", endpoint="tcp://127.0.0.1:1", peer="x"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="keys"):
+            Worker(settings, "model").register(KV_LAST, pair.here)
 
 
 def test_prefixes_are_saved_and_fetched() -> None:

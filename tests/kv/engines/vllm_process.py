@@ -147,7 +147,7 @@ class Process:
 
 def run(options: dict, connection: Connection, log: str) -> None:
     """Serve until None comes. What is printed goes to `log`."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
     process = Process(options, connection)

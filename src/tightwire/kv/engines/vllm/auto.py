@@ -43,6 +43,9 @@ class Fixed:
     def learn(self, push: Push, report: SendReport | None) -> None:
         """Nothing to learn."""
 
+    def close(self) -> None:
+        """Nothing to close."""
+
 
 class Auto:
     """The controller over one link: decides when a transfer starts, learns from its report, and watches the quality of
@@ -105,6 +108,12 @@ class Auto:
             self._write(opened.decision, outcome)
             if error is not None:
                 self._controller.sampled(opened.decision, error)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._log is not None:
+                self._log.close()
+            self._log = None
 
     def _write(self, decision: Decision, outcome: Outcome | None) -> None:
         record = Record(decision) if outcome is None else self._controller.observe(decision, outcome)

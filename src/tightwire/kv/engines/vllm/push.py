@@ -42,6 +42,8 @@ class Chooser(Protocol):
 
     def learn(self, push: Push, report: SendReport | None) -> None: ...
 
+    def close(self) -> None: ...
+
 
 @dataclass(eq=False)
 class _Transfer:
@@ -118,6 +120,7 @@ class Pusher:
         self._pool.shutdown(wait=False, cancel_futures=True)
         for peer in self._peers.values():
             peer.sender.close()
+            peer.chooser.close()
 
     def _stage(self, transfer: _Transfer, piece: KVBlock) -> None:
         with self._lock:
