@@ -8,6 +8,7 @@ import zmq
 
 from tests.kv.transfer.blocks import FOUR, LAYERS, make_block
 from tightwire.core.clock import MonotonicClock
+from tightwire.core.events import OPERATION_CODES, Kind, group_fingerprint
 from tightwire.errors import ConfigError, LinkError
 from tightwire.kv.strategy import RAW
 from tightwire.kv.transfer.receiver import Receiver
@@ -183,6 +184,35 @@ def test_keys_let_in_who_is_authorized_and_count_strangers() -> None:
     with pytest.raises(LinkError):  # a receiver that is not the one we know gets nothing
         wrong.send("b", [], RAW, layers=1, tokens=1, timeout_s=1)
     wrong.close()
+    receiver.close()
+
+
+class Heard:
+    """A trace for the tests: kinds by side."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Kind, int, int, int, int]] = []
+
+    def add(self, *event: int) -> None:
+        self.events.append(event)
+
+
+def test_both_sides_say_each_step_under_the_same_name() -> None:
+    here, there = Heard(), Heard()
+    receiver = Receiver(trace=there)
+    sender = Sender(receiver.endpoint, trace=here)
+    assert sender.send("a", CHUNKS, FOUR, layers=LAYERS, tokens=640, timeout_s=WAIT_S).ok
+    receiver.wait("a", WAIT_S)
+    steps = [Kind.ENTERED, *[Kind.PROGRESS] * len(CHUNKS), Kind.DONE]
+    for heard in (here, there):
+        assert [event[0] for event in heard.events] == steps
+        assert {event[1:4] for event in heard.events} == {(group_fingerprint("a", ()), 1, OPERATION_CODES["kv_transfer"])}
+        sizes = [event[4] for event in heard.events]
+        assert sizes == sorted(sizes)
+    assert here.events[-1][4] == there.events[-1][4] > 0
+    sender.start("b", FOUR, layers=LAYERS, tokens=640, timeout_s=WAIT_S).cancel()
+    assert [event[0] for event in here.events[-2:]] == [Kind.ENTERED, Kind.FAILED]
+    sender.close()
     receiver.close()
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tightwire.core.clock import Clock
+from tightwire.core.events import Kind
+from tightwire.core.trace import Trace, trace_transfer
 from tightwire.errors import ConfigError, FrameError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.frame import Header
@@ -87,7 +89,14 @@ class Job:
 class Inbox:
     """Thread-safe. `answer` takes what is to be said to a peer, from any thread."""
 
-    def __init__(self, clock: Clock, max_buffered_bytes: int, answer: Callable[[bytes, ToSender], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        max_buffered_bytes: int,
+        answer: Callable[[bytes, ToSender], None],
+        trace: Trace | None = None,
+    ) -> None:
+        self._trace = trace
         self._clock, self._max_buffered_bytes, self._answer = clock, max_buffered_bytes, answer
         self._names: dict[str, Transfer] = {}
         self._streams: dict[int, Transfer] = {}
@@ -141,6 +150,8 @@ class Inbox:
             transfer = Transfer(message.transfer, self._clock.now_s(), message.stream, peer, awaited=awaited)
             transfer.covered = np.zeros((message.layers, message.tokens), np.bool_)
             self._names[message.transfer] = self._streams[message.stream] = transfer
+            if not awaited:
+                trace_transfer(self._trace, Kind.ENTERED, transfer.name)
 
     def arrived(self, peer: bytes, stream: int, index: int, data: memoryview) -> None:
         with self._lock:
@@ -215,6 +226,7 @@ class Inbox:
             transfer.taken.add(job.index)
             transfer.touched_s = self._clock.now_s()
             self._answer(transfer.peer, Taken(transfer.stream, job.index))
+            trace_transfer(self._trace, Kind.PROGRESS, transfer.name, transfer.wire_bytes)
             self._report_if_complete(transfer)
             self._changed.notify_all()
 
@@ -223,7 +235,10 @@ class Inbox:
         collected: list[KVBlock] = []
         with self._lock:
             self._refused.pop(name, None)
-            transfer = self._names.setdefault(name, Transfer(name, self._clock.now_s()))
+            if name not in self._names:
+                self._names[name] = Transfer(name, self._clock.now_s())
+                trace_transfer(self._trace, Kind.ENTERED, name)
+            transfer = self._names[name]
             if transfer.awaited:
                 raise ConfigError(
                     f"transfer_id={name!r} is waited for by another thread; give each transfer its own id"
@@ -322,7 +337,7 @@ class Inbox:
             transfer.error = (
                 f"{len(transfer.taken)} of {transfer.announced} frames arrived; missing tokens: {missing[:20]}"
             )
-        transfer.done = True
+        self._end(transfer)
         report = Report(transfer.stream, transfer.error, missing[:MAX_GAPS], transfer.decode_s)
         self._remember(report)
         self._answer(transfer.peer, report)
@@ -332,12 +347,18 @@ class Inbox:
         """It ends here with an error; its sender is told, its frames are dropped."""
         if transfer.done:
             return
-        transfer.error, transfer.done = error, True
+        transfer.error = error
+        self._end(transfer)
         self._frames_dropped(transfer)
         if transfer.stream:
             self._remember(Cancel(transfer.stream, error))
             self._answer(transfer.peer, Cancel(transfer.stream, error))
         self._changed.notify_all()
+
+    def _end(self, transfer: Transfer) -> None:
+        transfer.done = True
+        kind = Kind.DONE if transfer.error is None else Kind.FAILED
+        trace_transfer(self._trace, kind, transfer.name, transfer.wire_bytes)
 
     def _forget(self, transfer: Transfer, why: str) -> None:
         self._fail(transfer, why)

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from tightwire.core.events import Kind
+from tightwire.core.trace import Trace, trace_transfer
 from tightwire.kv.block import KVBlock
 from tightwire.kv.strategy import Strategy
 from tightwire.kv.transfer import protocol
@@ -64,7 +66,8 @@ class Stream:
 class Outbox:
     """Not thread-safe. What it wants to say is fetched with `next_message`."""
 
-    def __init__(self, window_bytes: int, link: LinkEstimator, endpoint: str) -> None:
+    def __init__(self, window_bytes: int, link: LinkEstimator, endpoint: str, trace: Trace | None = None) -> None:
+        self._trace = trace
         self._window_bytes, self._link, self._endpoint = window_bytes, link, endpoint
         self.trouble = f"{endpoint} did not answer; is the receiver running?"
         self._frame_bytes = 2**62
@@ -93,6 +96,7 @@ class Outbox:
     def start(self, stream: Stream, now_s: float) -> None:
         stream.progress_s = stream.last_put_s = now_s
         self._streams[stream.number] = stream
+        trace_transfer(self._trace, Kind.ENTERED, stream.name)
         if self.connected:
             self._begin(stream)
 
@@ -174,6 +178,7 @@ class Outbox:
             case Ack() if busy_s is not None:
                 stream.wire_s += busy_s
                 stream.arrived_bytes += len(stream.frames.get(message.index, b""))
+                trace_transfer(self._trace, Kind.PROGRESS, stream.name, stream.arrived_bytes)
             case Taken():
                 if stream.frames.pop(message.index, None) is not None:
                     stream.released = True
@@ -273,6 +278,8 @@ class Outbox:
 
     def _over(self, stream: Stream, now_s: float) -> None:
         stream.end_s = now_s
+        good = stream.report is not None and stream.report.error is None
+        trace_transfer(self._trace, Kind.DONE if good else Kind.FAILED, stream.name, stream.arrived_bytes)
         self._link.observe(stream.arrived_bytes, stream.wire_s)
         self._streams.pop(stream.number, None)
         self._staged.drop(stream)

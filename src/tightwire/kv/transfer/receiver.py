@@ -16,6 +16,7 @@ from dataclasses import replace
 import zmq
 
 from tightwire.core.clock import Clock, MonotonicClock
+from tightwire.core.trace import Trace
 from tightwire.errors import ConfigError, FrameError, LinkError
 from tightwire.kv import frame as wire_format
 from tightwire.kv.block import KVBlock
@@ -36,7 +37,8 @@ _EXPIRE_EVERY_S = 0.25
 class Receiver:
     """Binds `bind` (port `*` takes a free one; `endpoint` says which) and collects transfers until they are waited
     for. `fingerprint`: frames of another model are refused. `keys`: CURVE, for those whose public keys are in
-    `authorized`; without keys, an address beyond this machine is refused unless `insecure`. `workers` decode."""
+    `authorized`; without keys, an address beyond this machine is refused unless `insecure`. `workers` decode; `trace` hears
+    each step."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Receiver:
         insecure: bool = False,
         max_buffered_bytes: int = DEFAULT_BUFFERED_BYTES,
         workers: int = 1,
+        trace: Trace | None = None,
         clock: Clock | None = None,
     ) -> None:
         if keys is None and not insecure and not sockets.is_local(bind):
@@ -67,7 +70,7 @@ class Receiver:
         self._boot = secrets.randbits(63)
         self._waker = sockets.Waker()
         self._answers: deque[tuple[bytes, ToSender]] = deque()
-        self._inbox = Inbox(self._clock, max_buffered_bytes, self._answer)
+        self._inbox = Inbox(self._clock, max_buffered_bytes, self._answer, trace)
         # A context of its own: ZeroMQ has one gatekeeper for each.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._door = Door(self._context, frozenset(authorized)) if keys is not None else None

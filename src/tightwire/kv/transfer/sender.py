@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import zmq
 
 from tightwire.core.clock import Clock, MonotonicClock
+from tightwire.core.trace import Trace
 from tightwire.errors import ConfigError, LinkError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import encode_block
@@ -31,7 +32,8 @@ _RETRY_S = 0.1
 class Sender:
     """Connected to one Receiver at `endpoint`, again and again if need be. Thread-safe; any number of transfers at a
     time share the link. They hold `window_bytes` at most of pieces that the receiver has not taken. `link` is what the
-    transfers told about the link. `keys`: CURVE, as the receiver wants it; `workers`: threads that encode."""
+    transfers told about the link. `keys`: CURVE, as the receiver wants it; `workers`: threads that encode; `trace` hears each
+    step."""
 
     def __init__(
         self,
@@ -41,12 +43,13 @@ class Sender:
         window_bytes: int = DEFAULT_WINDOW_BYTES,
         keys: Keys | None = None,
         workers: int = 1,
+        trace: Trace | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.fingerprint, self.link = fingerprint, LinkEstimator()
         self._endpoint, self._keys = endpoint, keys
         self._waker = sockets.Waker()
-        self._desk = Desk(Outbox(window_bytes, self.link, endpoint), clock or MonotonicClock(), self._waker.wake)
+        self._desk = Desk(Outbox(window_bytes, self.link, endpoint, trace), clock or MonotonicClock(), self._waker.wake)
         self._pings = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         try:
