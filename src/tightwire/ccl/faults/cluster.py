@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 INTERFACE, MAX_HOSTS = "tw0", 62_500
-_QUEUE_S, _BURST_BYTES = 0.05, 16384
+_QUEUE_S, _BURST_BYTES = 0.05, 4096
 _IPV4, _DROP, _ACCEPT = 2, 0, 1
 _ETH_IP, _ROOT, _UNLIMITED_BYTES_PER_S = 0x0800, 0xFFFFFFFF, 4_000_000_000
 

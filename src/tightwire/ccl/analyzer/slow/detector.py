@@ -31,14 +31,15 @@ from tightwire.core.events import RECORD
 
 RECENT = 16  # batches of rounds kept to say where the time was lost
 EARLY_STEPS = 4  # that look slow, before the transport is looked at
-SETTLE_S, SETTLE_STEPS = 0.5, 4  # looked at, before it is judged
+SETTLE_S, SETTLE_STEPS = 0.8, 6  # looked at, before it is judged
 GIVE_UP_STEPS = 16  # looked at without finding a link
 LOOK_EVERY_S, LOOK_FIRST_S, FIRST_LOOKS = 3.0, 0.4, 6
 QUIET_LOOKS = 6
 HISTORY = 512  # summaries
 HELD_BACK = 0.3  # of the lost time: a quota's doing
 STARVED = 0.5  # of the lost time put down to the machine: not the rank's doing
-END_STEPS = 6  # without loss: it is over
+END_STEPS = 12  # without loss: it is over
+REFINE_STEPS = 16  # in which a finding may still change
 
 History = deque[tuple[float, dict[int, float]]]  # (time, by rank)
 
@@ -71,6 +72,7 @@ class Detector:
     _account: Account | None
     _open: Finding | None
     _judged: int
+    _opened: int
 
     def __init__(self) -> None:
         self._begin()
@@ -140,7 +142,7 @@ class Detector:
             return None
         if not held_back and self._undecided(early, full, ranks, slow_links):
             return None
-        self._open = self._finding(ranks, slow_links, full)
+        self._open, self._opened = self._finding(ranks, slow_links, full), self._judged
         return self._open
 
     def _begin(self) -> None:
@@ -159,7 +161,7 @@ class Detector:
         self._looks: deque[tuple[float, list[Connection]]] = deque(maxlen=64)
         self._quiet: list[list[Connection]] = []
         self._doubting, self._doubted_steps, self._doubted_s = False, 0, 0.0
-        self._judged = 0
+        self._judged = self._opened = 0
         self._open = None
 
     def _digest(self, ranks: list[int], batches: list[npt.NDArray[np.void]], whole: list[bool]) -> None:
@@ -292,8 +294,13 @@ class Detector:
         """More is known now: a link beside the rank, a rank beside the link, or a device where there was a link."""
         found = self._open
         assert found is not None, "asked only while there is an incident"
-        ranks = found.ranks or self._to_blame(full)
-        slow_links = found.links or self._slow_links(full, bool(ranks))
+        if self._judged - self._opened > REFINE_STEPS:
+            return None
+        ranks, slow_links = found.ranks or self._to_blame(full), found.links
+        if slow_links is None or slow_links.device is None:
+            seen = self._slow_links(full, bool(ranks))
+            if seen is not None and (slow_links is None or seen.device in slow_links.ends):
+                slow_links = seen
         if (ranks, slow_links) == (found.ranks, found.links):
             return None
         self._open = replace(self._finding(ranks, slow_links, full), since_s=found.since_s)

@@ -18,6 +18,7 @@ from tightwire.ccl.transport import Connection
 BULK = 0.2  # of the bytes of the pair that sent most: the others' speed says nothing
 SLOWER = 0.4  # of the earlier speed, and of the median of the others'
 RECEIVER = 0.5  # of its busy time limited by the receiver: no fault of the link
+SOME = 0.05  # of the slow pair's bytes: less says nothing about a queue
 LEAST_BYTES = 20_000  # of a pair in a window, for its figures to say something
 ALIKE = 4.0  # times as many bytes at most, to be compared
 QUEUE, ROUND_TRIP = 0.3, 2.5  # of the slow pair's round trip, and times that of others: it waits in the same queue
@@ -52,6 +53,10 @@ class SlowLinks:
     pairs: tuple[Pair, ...]
     device: int | None
     flows: Mapping[Pair, tuple[Flow, Flow | None]]
+
+    @property
+    def ends(self) -> set[int]:
+        return {rank for pair in self.pairs for rank in pair}
 
 
 def flows(looks: Sequence[Sequence[Connection]]) -> dict[Pair, Flow]:
@@ -101,7 +106,7 @@ def _shares_queue(sender: int, pair: Pair, slow: Flow, now: Mapping[Pair, Flow])
     others = {each: flow for each, flow in now.items() if sender in each and not set(each) <= set(pair)}
     apart = {each: flow for each, flow in now.items() if sender not in each}
     for (source, _), flow in others.items():
-        if flow.sent_bytes < LEAST_BYTES:
+        if flow.sent_bytes < max(LEAST_BYTES, SOME * slow.sent_bytes):
             continue
         if source == sender:
             alike = [
@@ -112,7 +117,9 @@ def _shares_queue(sender: int, pair: Pair, slow: Flow, now: Mapping[Pair, Flow])
             if alike and flow.delivery_bytes_per_s < SLOWER * statistics.median(alike):
                 return True
         else:
-            usual = [each.rtt_s for each in apart.values() if each.sent_bytes >= LEAST_BYTES]
+            usual = [
+                each.rtt_s for each in apart.values() if each.sent_bytes >= max(LEAST_BYTES, SOME * slow.sent_bytes)
+            ]
             if usual and flow.rtt_s > max(QUEUE * slow.rtt_s, ROUND_TRIP * statistics.median(usual)):
                 return True
     return False

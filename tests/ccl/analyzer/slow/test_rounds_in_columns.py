@@ -1,0 +1,142 @@
+"""Events into rounds, rounds into steps: who came late by its own doing, how long the bytes took, whose clock is ahead."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tightwire.ccl.analyzer.slow import excess
+from tightwire.ccl.analyzer.slow.account import LEARNT, WARM_UP, Account
+from tightwire.ccl.analyzer.slow.clocks import Clocks
+from tightwire.ccl.analyzer.slow.grid import Grid
+from tightwire.ccl.analyzer.slow.timing import Timer, Timing
+from tightwire.ccl.summary import GroupFacts
+from tightwire.core.events import RECORD, Kind
+
+WORLD = GroupFacts(7, "world", [0, 1, 2, 3])
+ALLREDUCE = 1
+
+
+def record(kind: Kind, at_s: float, sequence: int, group: int = 7, size: int = 64) -> np.ndarray:
+    made = np.zeros(1, RECORD)
+    made["time_ns"], made["seq"], made["kind"], made["group"] = round(at_s * 1e9), sequence, kind, group
+    made["op"], made["bytes"] = ALLREDUCE, size
+    return made
+
+
+def timed(
+    entries: list[list[float]],
+    ends: list[list[float]],
+    skew_s: tuple[float, ...] = (0.0,) * 4,
+    lead_s: np.ndarray | None = None,
+) -> Timing:
+    """Of one group: when each rank entered and left each round."""
+    grid = Grid()
+    grid.add([WORLD])
+    batches = []
+    for rank in range(4):
+        records = []
+        for sequence, (entered, ended) in enumerate(zip(entries, ends, strict=True), start=1):
+            records += [record(Kind.ENTERED, entered[rank] + skew_s[rank], sequence)]
+            records += [record(Kind.DONE, ended[rank] + skew_s[rank], sequence)]
+        batches.append(np.concatenate(records))
+    timing = Timer(grid).take(grid.take(range(4), batches, [True] * 4), np.zeros(4) if lead_s is None else lead_s)
+    assert timing is not None
+    return timing
+
+
+def test_lateness_is_a_ranks_own_doing_only_as_far_as_it_was_away() -> None:
+    # in round 2 rank 2 comes 0.5 s late; in round 3 rank 1 does, but it left round 2 only 0.1 s before
+    timing = timed(
+        [[1.0] * 4, [2.0, 2.0, 2.5, 2.0], [3.0, 3.5, 3.0, 3.0]], [[1.1] * 4, [2.6, 3.4, 2.6, 2.6], [3.6] * 4]
+    )
+    late = timing.late_s.reshape(3, 4)
+    assert late[1] == pytest.approx([0, 0, 0.5, 0])
+    assert late[2] == pytest.approx([0, 0.1, 0, 0])
+    assert timing.transfer_s == pytest.approx([0.1, 0.1, 0.1])
+
+
+def test_a_round_waits_for_the_rest_of_its_ranks_and_then_goes_without() -> None:
+    grid = Grid()
+    grid.add([WORLD])
+    timer = Timer(grid)
+    each = [np.concatenate([record(Kind.ENTERED, 1.0, 1), record(Kind.DONE, 1.5, 1)]) for _ in range(3)]
+    assert timer.take(grid.take(range(3), each, [True] * 3), np.zeros(4)) is None
+    nothing = grid.take([], [], [])
+    timings = [timer.take(nothing, np.zeros(4)) for _ in range(12)]
+    assert [timing is not None for timing in timings].count(True) == 1
+
+
+def test_records_of_groups_that_nobody_named_are_passed_over() -> None:
+    grid = Grid()
+    grid.add([WORLD])
+    keys = grid.take([0], [record(Kind.DONE, 1.0, 1, group=99)], [True])
+    assert len(keys.group) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(skew_s=st.tuples(*[st.floats(0, 1.0)] * 4))
+def test_clocks_are_aligned_from_what_all_leave_together(skew_s: tuple[float, ...]) -> None:
+    clocks = Clocks(np.arange(4))
+    for batch in range(60):
+        start = float(batch + 1)
+        timing = timed([[start] * 4], [[start + 0.1] * 4], skew_s, clocks.lead_s)
+        clocks.take(timing)
+    assert clocks.lead_s - clocks.lead_s[0] == pytest.approx(np.array(skew_s) - skew_s[0], abs=1e-4)
+
+
+def accounted(late_s: list[float], transfer_s: list[float]) -> Account:
+    """Steps of one second in which rank 2 comes late by so much, and the transfer takes that long."""
+    at_s, entries, ends = 1.0, [], []
+    for late, transfer in zip(late_s, transfer_s, strict=True):
+        entries.append([at_s + 0.9, at_s + 0.9, at_s + 0.9 + late, at_s + 0.9])
+        at_s += 0.9 + late + transfer
+        ends.append([at_s] * 4)
+    account = Account()
+    for first in range(0, len(entries), 8):  # as they come
+        timing = timed(entries, ends)
+        keep = (timing.sequence > first) & (timing.sequence <= first + 8)
+        members = np.repeat(keep, 4)
+        account.take(
+            Timing(
+                timing.group[keep], timing.sequence[keep], timing.site[keep], timing.begin_s[keep], timing.over_s[keep],
+                timing.transfer_s[keep], timing.bytes[keep], timing.round[members] - first, timing.slot[members],
+                timing.rank[members], timing.late_s[members], timing.own_s[members], timing.stay_s[members],
+                timing.left_s[members], timing.together[keep],
+            )
+        )  # fmt: skip
+    return account
+
+
+QUIET = WARM_UP + LEARNT + 6
+
+
+@pytest.mark.parametrize(
+    ("late_s", "transfer_s", "ranks", "groups"),
+    [
+        (0.0, 0.1, [], []),
+        (0.6, 0.1, [2], []),
+        (0.0, 0.8, [], [0]),
+        (0.6, 0.8, [2], [0]),
+        (0.05, 0.12, [], []),
+    ],
+)
+def test_who_loses_time_again_and_again_stands_out(
+    late_s: float, transfer_s: float, ranks: list[int], groups: list[int]
+) -> None:
+    account = accounted([0.0] * QUIET + [late_s] * 16, [0.1] * QUIET + [transfer_s] * 16)
+    measured = excess.measure(account, excess.window(account.base.step_s))
+    assert (measured.slow_ranks, measured.slow_groups) == (ranks, groups)
+    assert account.base.step_s == pytest.approx(1.0)
+
+
+def test_single_spikes_are_no_slowness() -> None:
+    spiky = [0.0, 0.0, 5.0] * 6
+    account = accounted([0.0] * QUIET + spiky, [0.1] * (QUIET + len(spiky)))
+    assert excess.measure(account, 10).slow_ranks == []
+
+
+def test_there_is_no_opinion_before_the_baseline_is_learnt() -> None:
+    account = accounted([0.0] * 8, [0.1] * 8)
+    assert account.base is None
+    assert excess.measure(account, 4) is None
