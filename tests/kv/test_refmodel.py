@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from tightwire.kv.refmodel import tasks
 from tightwire.kv.refmodel.prompts import prompts
 
 pytest.importorskip("transformers")
-from tightwire.kv.refmodel import evaluate, train
+from tightwire.kv.refmodel import corpus, evaluate, train
+from tightwire.kv.refmodel.model import ARCHITECTURES
 from tightwire.kv.refmodel.rows import ANSWER, CUE, Rows
 
 
@@ -109,3 +111,20 @@ def test_too_short_is_refused(loaded: tuple[Any, Any]) -> None:
         tasks.lookup(random.Random(0), loaded[1], 4)
     with pytest.raises(ConfigError, match="at least"):
         prompts(1, 8)
+
+
+def test_another_architecture_and_vocabulary_is_trained_by_the_same_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = refmodel.heldout()
+    monkeypatch.setattr(corpus, "fetch", lambda _: corpus.Corpus((text[:40_000],), text[40_000:]))
+    train.main([
+        "--out", str(tmp_path), "--arch", "qwen2", "--vocabulary", "2000", "--context", "64", "--seed", "2",
+        "--tokens", "1024", "--batch", "256", "--fp32", "--device", "cpu",
+    ])  # fmt: skip
+    model, _ = evaluate.load(tmp_path)
+    assert model.config.architectures == ["Qwen2ForCausalLM"]
+    assert model.config.vocab_size == 2000
+    assert model.config.rope_parameters["rope_theta"] == ARCHITECTURES["qwen2"].theta
+    for layer in model.model.layers:
+        assert layer.self_attn.k_proj.bias.abs().max() > 0

@@ -14,14 +14,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 
 from tightwire.kv.refmodel.tasks import WORDS
 
-VOCABULARY = 3072
 SPECIALS = ("<pad>", "<s>", "</s>")
 PAD, BOS, EOS = range(3)
+_FORCED_EVERY = 450  # characters of text for each repetition of the tasks' words and numbers
 _SPLIT = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
-    """A tokenizer of `VOCABULARY` entries from `texts`; words and numbers of the tasks are single."""
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Tokenizer:
+    """A tokenizer of up to `vocabulary` entries from `texts`; from 2,048 on words and numbers of the tasks are single."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -31,7 +31,7 @@ def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=list(SPECIALS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -47,7 +47,7 @@ def _lines(texts: Sequence[str]) -> Iterator[str]:
     for text in texts:
         yield from text.splitlines(keepends=True)
     forced = " ->" + "".join(f" {number:03d}" for number in range(1000)) + "".join(f" {word}" for word in WORDS)
-    for _ in range(20_000):
+    for _ in range(sum(map(len, texts)) // _FORCED_EVERY):
         yield forced
 
 

@@ -1,8 +1,8 @@
-"""Train the reference model: `python -m tightwire.kv.refmodel.train --out DIR --cache DIR [--minutes N]`.
+"""Train the reference model, or one unlike it: `python -m tightwire.kv.refmodel.train --out DIR [--arch qwen2]`.
 
 Deterministic by `--seed` unless `--minutes` cuts the run short (then the schedule follows the clock).
 Writes a Hugging Face folder into DIR every two minutes and, for `--resume`, `DIR/state.pt`.
-`--from FOLDER` starts from that folder's weights and tokenizer, in the last stage.
+`--from FOLDER` starts from that folder's weights, architecture and tokenizer, in the last stage.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from tightwire.kv.refmodel import corpus as corpora
-from tightwire.kv.refmodel.model import new_model, save
+from tightwire.kv.refmodel.model import ARCHITECTURES, new_model, save
 from tightwire.kv.refmodel.rows import Row, Rows
-from tightwire.kv.refmodel.tokenizer import BOS, VOCABULARY, save_tokenizer, train_tokenizer
+from tightwire.kv.refmodel.tokenizer import BOS, save_tokenizer, train_tokenizer
 
 TASKS = ("text", "copy", "lookup", "recall")
 
@@ -45,6 +46,7 @@ STAGES = (
     Stage(0.60, (1024,), 1000, (0.40, 0.20, 0.25, 0.15)),
     Stage(0.80, (2048, 2048, 2048, 1024, 256), 1000, (0.25, 0.40, 0.25, 0.10)),
 )
+CONTEXTS = sorted({length for stage in STAGES for length in stage.lengths})
 MASTERED = 0.9
 WARMUP, DECAY = 0.02, 0.35
 
@@ -72,24 +74,19 @@ def train(args: argparse.Namespace) -> None:
             shutil.copy(Path(args.start) / name, out)
     corpus = corpora.fetch(Path(args.cache))
     if not (out / "tokenizer.json").exists():
-        save_tokenizer(train_tokenizer([text[:3_000_000] for text in corpus.train]), out)
-    tokenizer = AutoTokenizer.from_pretrained(out)
+        save_tokenizer(train_tokenizer([text[:3_000_000] for text in corpus.train], args.vocabulary), out)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out)  # transformers has one of its own for Qwen2
     encode = partial(tokenizer, add_special_tokens=False, verbose=False)
     documents = [encode(text)["input_ids"] for text in corpus.train]
-    counts = torch.bincount(torch.tensor([i for d in documents for i in d]), minlength=VOCABULARY)
+    counts = torch.bincount(torch.tensor([i for d in documents for i in d]), minlength=len(tokenizer))
     (out / "unigram.json").write_text(json.dumps(counts.tolist()) + "\n")
     rows = Rows(random.Random(args.seed), tokenizer, documents, BOS)
-    model = new_model()
     if args.start:
-        weights = LlamaForCausalLM.from_pretrained(args.start, dtype=torch.float32).state_dict()
-        model.load_state_dict(weights)
+        model = AutoModelForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+    else:
+        model = new_model(ARCHITECTURES[args.arch], len(tokenizer))
     model.to(device).train()
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = (
-        torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0),
-    )
+    optimizers = new_optimizers(model, args.lr, bf16=not args.fp32)
     tokens, step, spent_s, skill = 0, 0, 0.0, 0.0
     level = len(STAGES) - 1 if args.start else 0
     if args.resume and (out / "state.pt").exists():
@@ -107,7 +104,7 @@ def train(args: argparse.Namespace) -> None:
         if (reached := next_level(level, done, skill)) > level:
             level, skill = reached, 0.0
         stage = STAGES[level]
-        length = rows.rng.choice(stage.lengths)
+        length = min(rows.rng.choice(stage.lengths), args.context)
         names = rows.rng.choices(TASKS, weights=stage.mix, k=args.batch // length)
         batch = [rows.make(name, length, stage.symbols) for name in names]
         for optimizer in optimizers:
@@ -115,7 +112,7 @@ def train(args: argparse.Namespace) -> None:
         figures = update(model, batch, names, device, bf16=not args.fp32)
         skill += 0.1 * (figures.get("lookup", skill) - skill)
         for optimizer in optimizers:
-            optimizer.step()  # type: ignore[no-untyped-call]
+            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         tokens, step = tokens + len(batch) * length, step + 1
         if step % 20 == 0:
@@ -130,7 +127,16 @@ def train(args: argparse.Namespace) -> None:
     save(model, out)
 
 
-def update(model: LlamaForCausalLM, batch: list[Row], names: list[str], device: str, *, bf16: bool) -> dict[str, float]:
+def new_optimizers(model: PreTrainedModel, lr: float, *, bf16: bool) -> tuple[torch.optim.Optimizer, ...]:
+    """(of the matrices, of embeddings, norms and biases). Muon's own arithmetic is bf16, so without it AdamW has all."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    muon = partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
+    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.98))
+    return (muon if bf16 else adamw)(matrices, lr=lr, weight_decay=0.05), adamw(others, lr=lr, weight_decay=0.0)
+
+
+def update(model: PreTrainedModel, batch: list[Row], names: list[str], device: str, *, bf16: bool) -> dict[str, float]:
     """Gradients of one batch; returns its loss on text and the share of right answers by task."""
     ids = torch.tensor([row.ids for row in batch], device=device)
     weights = torch.tensor([row.weights for row in batch], device=device)[:, 1:]
@@ -152,20 +158,23 @@ def update(model: LlamaForCausalLM, batch: list[Row], names: list[str], device: 
     return figures
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tightwire.kv.refmodel.train", description=__doc__)
     parser.add_argument("--out", required=True, help="folder for the model and the training state")
     parser.add_argument("--cache", default="corpus", help="folder for the downloaded text")
+    parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="llama", help="llama: the reference model")
+    parser.add_argument("--vocabulary", type=int, default=3072, help="entries of the tokenizer, at least 2048")
+    parser.add_argument("--context", type=int, choices=CONTEXTS, default=CONTEXTS[-1], help="longest rows, in tokens")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes, schedule included")
     parser.add_argument("--tokens", type=int, default=40_000_000, help="stop after so many tokens")
     parser.add_argument("--batch", type=int, default=4096, help="tokens per step")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--from", dest="start", help="a model folder whose weights and tokenizer to go on from")
-    parser.add_argument("--fp32", action="store_true", help="no bf16 autocast: faster on CPUs without bf16 units")
+    parser.add_argument("--fp32", action="store_true", help="no bf16, so no Muon: faster on CPUs without bf16 units")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on from state.pt in the output folder")
-    train(parser.parse_args())
+    train(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
