@@ -97,7 +97,8 @@ def _judge(group: Group, of: dict[int, Position], sequence: int, camps: list[tup
     others = right if right is not None else camps[0]
     wrong = guilty[0] if guilty else camps[1][0]
     found, expected = of[wrong].entry(sequence), of[others[0]].entry(sequence)
-    assert found is not None and expected is not None
+    assert found is not None
+    assert expected is not None
     return Mismatch(group, sequence, guilty, others, found, expected, _field(of[wrong], of[others[0]], sequence))
 
 
@@ -116,7 +117,8 @@ def _as_usual(position: Position, sequence: int) -> bool:
 
 def _field(wrong: Position, right: Position, sequence: int) -> str:
     mine, theirs = _at(wrong, sequence), _at(right, sequence)
-    assert mine is not None and theirs is not None
+    assert mine is not None
+    assert theirs is not None
     ahead, after = _at(right, sequence + 1), _at(wrong, sequence + 1)
     if (ahead == mine and after in (None, theirs)) or (after == theirs and ahead in (None, mine)):
         return "order"

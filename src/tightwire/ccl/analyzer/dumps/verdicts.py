@@ -15,9 +15,7 @@ from tightwire.ccl.verdict import AnomalyClass, Verdict
 _FRAMES = 4
 
 
-def diagnose(
-    dumps: Mapping[int, Dump], unread: Sequence[str] = (), damaged: Collection[int] = ()
-) -> list[Verdict]:
+def diagnose(dumps: Mapping[int, Dump], unread: Sequence[str] = (), damaged: Collection[int] = ()) -> list[Verdict]:
     """One verdict for each class that is found; empty when nothing is unfinished. `unread` and `damaged`: files that could
     not be used, in words, and the ranks that they belong to. Times are on the ranks' wall clocks."""
     job = align(dumps)
@@ -40,7 +38,7 @@ def _real(found: list[Mismatch], waiting: list[Wait]) -> list[Mismatch]:
 
 
 def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[int]) -> list[Verdict]:
-    blocked = {w.rank for w in found if w.targets}
+    blocked = {w.rank for w in found if w.targets or (w.head and w.later)}
     accused: dict[int, list[Wait]] = defaultdict(list)
     for wait in found:
         for target in wait.targets:
@@ -56,11 +54,11 @@ def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[i
     if device := by_kind.pop("device", []):
         verdicts.append(_device(job, device, accused, _victims(found, device)))
     if link := by_kind.pop("transfer", []):
-        own = [w for w in found if w.rank in link and not w.targets and waits.sides(job, w)]
+        own = [w for w in found if w.rank in link and w.ends]
         verdicts.append(_standing(job, own))
     for kind, ranks in by_kind.items():
         verdicts.append(_absent(job, kind, ranks, accused, damaged, _victims(found, ranks)))
-    if not accused and not settled and blocked:
+    if not accused and not settled and any(w.targets for w in found) and not any(w.ends for w in found):
         verdicts.append(_circle(job, found))
     return verdicts
 
@@ -84,7 +82,7 @@ def _kind(job: Job, rank: int, by: list[Wait], found: list[Wait]) -> str:
         return "no dump"
     if any(rank in w.behind or rank in w.unstarted for w in by):
         return "device"
-    if any(w.rank == rank and not w.targets and waits.sides(job, w) for w in found):
+    if any(w.rank == rank and w.ends for w in found):
         return "transfer"
     return "not entered"
 
@@ -124,7 +122,9 @@ def _absent(
     lines = []
     for rank in ranks:
         if kind == "no dump":
-            lines.append(f"rank {rank}: {'its dump cannot be read' if rank in damaged else 'no dump'}; the others wait for it")
+            lines.append(
+                f"rank {rank}: {'its dump cannot be read' if rank in damaged else 'no dump'}; the others wait for it"
+            )
             continue
         wait = accused[rank][0]
         entered = job.positions[wait.group][rank].entered
@@ -145,7 +145,7 @@ def _absent(
 def _standing(job: Job, found: list[Wait]) -> Verdict:
     """All have entered, and nothing completes: no rank is behind the others."""
     stuck = [w for w in found if not w.targets] or found
-    oldest = [w for w in stuck if waits.sides(job, w)] or [w for w in stuck if w.head] or stuck
+    oldest = [w for w in stuck if w.ends] or [w for w in stuck if w.head] or stuck
     wait = min(oldest, key=lambda w: (w.created_ns, w.rank))
     ends = sorted({wait.rank, wait.pair} if wait.pair is not None else wait.group.ranks)
     link = [f"{ends[0]}-{ends[1]}"] if len(ends) == 2 else []

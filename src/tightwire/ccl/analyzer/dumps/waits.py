@@ -6,6 +6,9 @@
 | behind | r completed an operation that needs everybody, and q's account of it stands still |
 | unstarted | r's part of an operation runs, q has enqueued its own as its next and it does not start |
 | no dump | everybody else entered, and q left no dump |
+| later | q has entered it too, and an older operation that it has not finished stands before it |
+
+Only the last accuses nobody: it says that r is no place where waiting ends.
 """
 
 from __future__ import annotations
@@ -34,6 +37,12 @@ class Wait:
     behind: tuple[int, ...]
     unstarted: tuple[int, ...]
     silent: tuple[int, ...]
+    later: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> bool:
+        """Everybody with a dump is in the operation, and nothing else stands before it."""
+        return self.head and not self.targets and not self.later
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -48,7 +57,7 @@ def find(job: Job) -> list[Wait]:
     for group, of in job.positions.items():
         silent = tuple(q for q in group.ranks if q not in job.dumps)
         for rank, position in of.items():
-            waits += _pairs(job, group, rank, position, heads[rank], silent)
+            waits += _pairs(job, group, rank, position, heads, silent)
             sequence = position.open
             behind = _behind(of, rank, position)
             if sequence is None and not behind:
@@ -57,7 +66,9 @@ def find(job: Job) -> list[Wait]:
             entry = position.entry(sequence)
             known = next((e for p in of.values() if (e := p.entry(sequence)) is not None), None)
             shown = entry or known
-            missing = tuple(q for q in group.ranks if q in of and q != rank and _missing(job, q, of[q], sequence, shown))
+            missing = tuple(
+                q for q in group.ranks if q in of and q != rank and _missing(job, q, of[q], sequence, shown)
+            )
             waits.append(
                 Wait(
                     rank,
@@ -71,28 +82,10 @@ def find(job: Job) -> list[Wait]:
                     behind,
                     () if missing or behind else _unstarted(of, sequence, entry, heads),
                     silent if position.open is not None else (),
+                    tuple(q for q, p in of.items() if _elsewhere(heads[q], p.calls.get(sequence, []))),
                 )
             )
     return waits
-
-
-def sides(job: Job, wait: Wait) -> bool:
-    """Everybody with a dump has entered the operation of `wait`, and it is the oldest that each has not finished."""
-    of = job.positions[wait.group]
-    ranks = (wait.rank, wait.pair) if wait.pair is not None else wait.group.ranks
-    for rank in ranks:
-        if rank not in of:
-            continue
-        head = _head(job, rank)
-        if head is None:
-            if of[rank].open != wait.sequence:
-                return False
-        elif wait.pair is not None:
-            if not (head.is_p2p and head.group == wait.group.name):
-                return False
-        elif head not in of[rank].calls.get(wait.sequence, []):
-            return False
-    return True
 
 
 def _head(job: Job, rank: int) -> Entry | None:
@@ -122,6 +115,17 @@ def _behind(of: dict[int, Position], rank: int, position: Position) -> tuple[int
     return tuple(found) if 2 * len(found) <= len(of) else ()
 
 
+def _elsewhere(head: Entry | None, calls: list[Entry]) -> bool:
+    """The oldest unfinished call is none of these, and not of one batch with them."""
+    if head is None or not calls or all(e.done for e in calls):
+        return False
+    return not any((head.group, head.op_id) == (e.group, e.op_id) or _batch(head, e) for e in calls)
+
+
+def _batch(one: Entry, other: Entry) -> bool:
+    return one.is_p2p and other.is_p2p and (one.group, one.p2p_sequence) == (other.group, other.p2p_sequence)
+
+
 def _joint(entry: Entry | None) -> bool:
     return entry is None or entry.op.strip("_").split("_oop")[0] not in _ONE_WAY
 
@@ -140,19 +144,21 @@ def _unstarted(
 
 
 def _pairs(
-    job: Job, group: Group, rank: int, position: Position, head: Entry | None, silent: tuple[int, ...]
+    job: Job, group: Group, rank: int, position: Position, heads: dict[int, Entry | None], silent: tuple[int, ...]
 ) -> list[Wait]:
     """One wait for each peer with an unfinished send or receive."""
+    head = heads[rank]
     found: dict[tuple[int, str], Wait] = {}
     for entry in position.pairs:
         peer = _peer(group, entry)
         if entry.done or peer is None or (peer, entry.op) in found:
             continue
         other = job.positions[group].get(peer)
-        missing: tuple[int, ...] = ()
-        if other is not None and not any(not e.done and e.op != entry.op and _peer(group, e) == rank for e in other.pairs):
-            recorded = bool(other.pairs) or other.entered is not None
-            missing = (peer,) if recorded else ()
+        halves = (
+            [e for e in other.pairs if not e.done and e.op != entry.op and _peer(group, e) == rank] if other else []
+        )
+        recorded = other is not None and (bool(other.pairs) or other.entered is not None or job.active_only)
+        missing = (peer,) if recorded and not halves else ()
         found[peer, entry.op] = Wait(
             rank,
             group,
@@ -165,6 +171,7 @@ def _pairs(
             (),
             (),
             (peer,) if peer in silent else (),
+            (peer,) if _elsewhere(heads[peer], halves) or not (halves or missing or peer in silent) else (),
         )
     return list(found.values())
 

@@ -75,7 +75,7 @@ def parse(data: bytes) -> Dump:
     """A dump from the bytes of its file. Raises DumpError."""
     if not data:
         raise DumpError("the file is empty")
-    if data.lstrip()[:1] == b"{" :
+    if data.lstrip()[:1] == b"{":
         try:
             raw, whole = msgspec.json.decode(data), True
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:

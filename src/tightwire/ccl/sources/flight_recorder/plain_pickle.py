@@ -41,8 +41,8 @@ class DumpError(TightwireError, ValueError):
     """A file is not a dump that we read; the message says why."""
 
 
-class _Ended(Exception):
-    pass
+class _EndError(Exception):
+    """The bytes end."""
 
 
 def loads(data: bytes) -> tuple[Any, bool]:
@@ -51,7 +51,7 @@ def loads(data: bytes) -> tuple[Any, bool]:
     try:
         while not machine.step():
             pass
-    except _Ended:
+    except _EndError:
         return machine.close(), False
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error) as broken:
         raise DumpError(f"it is no pickle: byte {machine.at} makes no sense") from broken
@@ -70,7 +70,7 @@ class _Machine:
     def take(self, count: int) -> bytes:
         end = self.at + count
         if end > len(self.data):
-            raise _Ended
+            raise _EndError
         taken, self.at = self.data[self.at : end], end
         return taken
 
