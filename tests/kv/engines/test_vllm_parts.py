@@ -142,7 +142,14 @@ def test_a_load_that_is_given_up_is_announced_at_once() -> None:
     pair.pull()
     pair.decode.begin(Plan(cancels=["d"]))
     pair.decode.end()
-    assert wait(pair.decode.take_finished) == {"d"}
+
+    def step() -> set[str]:  # the engine goes on while blocks are held
+        pair.decode.begin(Plan())
+        pair.decode.load()
+        pair.decode.end()
+        return pair.decode.take_finished()
+
+    assert wait(step) == {"d"}
     assert pair.decode.take_bad_blocks() == set(pair.there_ids)
     pair.close()
 

@@ -19,6 +19,7 @@ class Puller:
         self._receiver, self._loads, self._timeout_s = receiver, loads, timeout_s
         self._lock = threading.Lock()
         self._transfers: dict[str, str] = {}  # request: transfer
+        self._cancelled: set[str] = set()
         self._pool = ThreadPoolExecutor(_MAX_WAITING, "tightwire-pull")
 
     def pull(self, move: Move) -> None:
@@ -28,8 +29,15 @@ class Puller:
 
     def cancel(self, request_id: str) -> None:
         with self._lock:
-            transfer = self._transfers.get(request_id)
-        if transfer is not None:
+            if request_id in self._transfers:
+                self._cancelled.add(request_id)
+        self.tick()
+
+    def tick(self) -> None:
+        """With every step: a thread that had not begun to wait when its load was cancelled learns it now."""
+        with self._lock:
+            cancelled = [self._transfers[name] for name in self._cancelled]
+        for transfer in cancelled:
             self._receiver.cancel(transfer)
 
     def close(self) -> None:
@@ -48,3 +56,4 @@ class Puller:
         finally:
             with self._lock:
                 self._transfers.pop(move.request_id, None)
+                self._cancelled.discard(move.request_id)

@@ -86,6 +86,8 @@ class Worker:
         for move in self._step.plan.pulls:
             assert self._puller is not None
             self._puller.pull(move)
+        if self._puller is not None:
+            self._puller.tick()
         for fetch in self._step.plan.fetches:
             assert self._shelf is not None
             self._shelf.fetch(fetch)
