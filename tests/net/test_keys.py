@@ -62,3 +62,13 @@ def test_the_list_of_authorized_keys(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_which_addresses_stay_on_this_machine(endpoint: str, local: bool) -> None:
     assert sockets.is_local(endpoint) is local
+
+
+def test_the_command_writes_a_pair_and_prints_the_public_key(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from tightwire.cli.kv import app
+
+    result = CliRunner().invoke(app, ["keys", str(tmp_path / "new")])
+    assert result.exit_code == 0
+    assert Keys.load(tmp_path / "new").public.decode() in result.stdout

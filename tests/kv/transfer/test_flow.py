@@ -155,6 +155,8 @@ def test_closing_either_side_is_said(pair) -> None:
     sender.close()
     with pytest.raises(LinkError, match="the sender was closed"):
         second.put(CHUNKS[0])
+    with pytest.raises(LinkError, match="is closed"):
+        sender.start("c", RAW, layers=1, tokens=1)
 
 
 def test_keys_let_in_who_is_authorized_and_count_strangers() -> None:

@@ -91,6 +91,17 @@ def test_after_a_lost_connection_what_was_not_taken_goes_again() -> None:
     assert driver.said() == [Ping(0), Begin(1, "t1", LAYERS, 3200), Part(1, 1), End(1, 2)]
 
 
+def test_a_frame_taken_before_it_went_again_is_not_sent() -> None:
+    driver = Driver()
+    stream = driver.start()
+    driver.welcome()
+    driver.put(stream)
+    driver.put(stream)
+    driver.outbox.received(Taken(1, 0), 0.1)
+    driver.outbox.all_put(stream, 0.2)
+    assert [m for m in driver.said() if isinstance(m, Part | End)] == [Part(1, 1), End(1, 2)]
+
+
 def test_a_restarted_receiver_gets_everything_or_the_transfer_fails() -> None:
     driver = Driver()
     whole, released = driver.start(1), driver.start(2)

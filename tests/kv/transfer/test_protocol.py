@@ -13,7 +13,7 @@ INT = st.integers(-(2**63), 2**64 - 1)
 NUMBER = st.integers(0, 2**62)
 COUNT = st.integers(0, protocol.MAX_FRAMES)
 TEXT = st.text(max_size=protocol.MAX_ID_CHARS)
-SECONDS = st.floats(allow_nan=False)
+SECONDS = st.floats(allow_nan=False, allow_infinity=False)
 TO_RECEIVER = st.one_of(
     st.builds(Hello, NUMBER), st.builds(Begin, NUMBER, TEXT, NUMBER, NUMBER), st.builds(Part, NUMBER, COUNT),
     st.builds(End, NUMBER, COUNT), st.builds(Cancel, NUMBER, TEXT), st.builds(Ping, NUMBER),
@@ -63,3 +63,8 @@ def test_a_damaged_message_is_another_message_or_a_link_error(message: protocol.
 def test_limits(message: protocol.ToReceiver) -> None:
     with pytest.raises(LinkError, match=r"limit|out of range"):
         protocol.decode_to_receiver(protocol.encode(message))
+
+
+def test_a_time_must_be_one() -> None:
+    with pytest.raises(LinkError, match="a time that is none"):
+        protocol.decode_to_sender(protocol.encode(Ack(1, 1, float("nan"))))

@@ -9,12 +9,10 @@ those that nobody takes cannot hold it up.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from tightwire.core.clock import Clock
 from tightwire.core.events import Kind
@@ -23,6 +21,7 @@ from tightwire.errors import ConfigError, FrameError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.frame import Header
 from tightwire.kv.transfer.fair import FairQueue
+from tightwire.kv.transfer.incoming import Job, Received, Transfer
 from tightwire.kv.transfer.protocol import Ack, Begin, Cancel, End, Report, Taken, ToSender
 
 MAX_CELLS = 2**27  # layers × tokens of one transfer: 128 MiB of coverage at most
@@ -31,59 +30,6 @@ UNCLAIMED_S = 300.0
 LOST_S = 1.0  # a sender whose connection broke has as long to come back
 MAX_GAPS = 4096  # that a report names
 _REMEMBERED = 4096  # transfers that are over
-
-
-@dataclass(frozen=True)
-class Received:
-    """`missing`: token ranges (start, stop) of which at least one layer did not arrive; they must be recomputed."""
-
-    transfer_id: str
-    blocks: list[KVBlock]
-    tokens: int
-    missing: list[tuple[int, int]]
-    error: str | None
-    wire_bytes: int
-    decode_s: float
-
-    @property
-    def ok(self) -> bool:
-        return self.error is None
-
-
-@dataclass(eq=False)
-class Transfer:
-    """One incoming transfer, or the wait for one (`stream` 0: it did not begin yet)."""
-
-    name: str
-    touched_s: float
-    stream: int = 0
-    peer: bytes = b""
-    covered: npt.NDArray[np.bool_] | None = None  # [layers, tokens]
-    blocks: deque[KVBlock] = field(default_factory=deque)
-    buffered_bytes: int = 0
-    arrived: set[int] = field(default_factory=set)  # frame numbers
-    taken: set[int] = field(default_factory=set)
-    announced: int | None = None
-    wire_bytes: int = 0
-    decode_s: float = 0.0
-    error: str | None = None
-    done: bool = False
-    awaited: bool = False
-
-    def missing(self) -> list[tuple[int, int]]:
-        if self.covered is None:
-            return []
-        gaps = np.flatnonzero(np.diff(np.concatenate(([0], (~self.covered.all(axis=0)).astype(np.int8), [0]))))
-        return [(int(start), int(stop)) for start, stop in gaps.reshape(-1, 2)]
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A frame to decode."""
-
-    transfer: Transfer
-    index: int
-    data: memoryview
 
 
 class Inbox:

@@ -145,7 +145,10 @@ class Outbox:
         """What to send now, in its parts; None while the link is full or there is nothing to say."""
         if self._control:
             return list(self._control.popleft())
-        found = self._ready.peek() if self.connected else None
+        if not self.connected:
+            return None
+        while (found := self._ready.peek()) is not None and found[1] not in found[0].frames:
+            self._ready.pop()  # the receiver said that it has it
         if found is None:
             return None
         stream, index = found

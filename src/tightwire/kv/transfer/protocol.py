@@ -6,6 +6,7 @@ so that what is late or sent twice never reaches another attempt.
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import msgspec
@@ -115,6 +116,8 @@ def decode_to_receiver(data: bytes | memoryview) -> ToReceiver:
 def decode_to_sender(data: bytes | memoryview) -> ToSender:
     """Raises LinkError for anything that is not one of the messages above."""
     message: ToSender = _decode(_TO_SENDER, data)
+    if not math.isfinite(getattr(message, "arrived_s", 0.0)):
+        raise LinkError(f"a time that is none: {message}")
     return message
 
 

@@ -23,7 +23,8 @@ from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import decode_block
 from tightwire.kv.frame import Limits
 from tightwire.kv.transfer import protocol
-from tightwire.kv.transfer.inbox import Inbox, Job, Received
+from tightwire.kv.transfer.inbox import Inbox
+from tightwire.kv.transfer.incoming import Job, Received
 from tightwire.kv.transfer.protocol import Begin, Cancel, End, Hello, Part, Ping, Pong, ToSender, Welcome
 from tightwire.net import sockets
 from tightwire.net.door import Door
@@ -223,3 +224,5 @@ class Receiver:
             return decode_block(frame, self._fingerprint)
         except FrameError as error:
             return error
+        except Exception as error:  # a stage's own trouble with these bytes ends neither this worker nor other transfers
+            return FrameError("payload", f"decoding failed: {error}")

@@ -82,9 +82,11 @@ class Sender:
         self, transfer_id: str, strategy: Strategy, *, layers: int, tokens: int, timeout_s: float = 60.0
     ) -> Outgoing:
         """Open a transfer of pieces that together cover `layers` × `tokens`. It fails when the receiver gives no sign
-        for `timeout_s` while something waits for it."""
+        for `timeout_s` while something waits for it. Raises LinkError once the sender is closed."""
         desk = self._desk
         with desk.lock:
+            if desk.closed:
+                raise LinkError(f"the sender to {self._endpoint} is closed")
             now_s = desk.clock.now_s()
             stream = Stream(secrets.randbits(63), transfer_id, strategy, layers, tokens, timeout_s, now_s)
             desk.outbox.start(stream, now_s)
