@@ -39,7 +39,7 @@ def timed(
         for sequence, (entered, ended) in enumerate(zip(entries, ends, strict=True), start=1):
             records += [record(Kind.ENTERED, entered[rank] + skew_s[rank], sequence)]
             records += [record(Kind.DONE, ended[rank] + skew_s[rank], sequence)]
-        batches.append(np.concatenate(records))
+        batches.append(b"".join(each.tobytes() for each in records))
     timing = Timer(grid).take(grid.take(range(4), batches, [True] * 4), np.zeros(4) if lead_s is None else lead_s)
     assert timing is not None
     return timing
@@ -60,7 +60,7 @@ def test_a_round_waits_for_the_rest_of_its_ranks_and_then_goes_without() -> None
     grid = Grid()
     grid.add([WORLD])
     timer = Timer(grid)
-    each = [np.concatenate([record(Kind.ENTERED, 1.0, 1), record(Kind.DONE, 1.5, 1)]) for _ in range(3)]
+    each = [record(Kind.ENTERED, 1.0, 1).tobytes() + record(Kind.DONE, 1.5, 1).tobytes() for _ in range(3)]
     assert timer.take(grid.take(range(3), each, [True] * 3), np.zeros(4)) is None
     nothing = grid.take([], [], [])
     timings = [timer.take(nothing, np.zeros(4)) for _ in range(12)]
@@ -70,7 +70,7 @@ def test_a_round_waits_for_the_rest_of_its_ranks_and_then_goes_without() -> None
 def test_records_of_groups_that_nobody_named_are_passed_over() -> None:
     grid = Grid()
     grid.add([WORLD])
-    keys = grid.take([0], [record(Kind.DONE, 1.0, 1, group=99)], [True])
+    keys = grid.take([0], [record(Kind.DONE, 1.0, 1, group=99).tobytes()], [True])
     assert len(keys.group) == 0
 
 

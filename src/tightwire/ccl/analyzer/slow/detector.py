@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from tightwire.ccl.analyzer.slow import excess, links
 from tightwire.ccl.analyzer.slow.account import Account, Base
@@ -91,18 +90,17 @@ class Detector:
             self._begin()  # a launcher started the job again
             self.take(summaries)
             return
-        batches: dict[int, list[npt.NDArray[np.void]]] = {}
+        batches: dict[int, list[bytes]] = {}
         whole: dict[int, bool] = {}
         for sample in sorted(samples, key=lambda each: each.written):
             if sample.written <= self._told.get(sample.rank, 0):
                 continue  # known already, or overtaken
-            batch = np.frombuffer(sample.records, RECORD)
-            seen = self._seen.get(sample.rank, 0) + len(batch)
+            seen = self._seen.get(sample.rank, 0) + len(sample.records) // RECORD.itemsize
             whole[sample.rank] = seen >= sample.written and whole.get(sample.rank, True)
             self._told[sample.rank], self._seen[sample.rank] = sample.written, max(seen, sample.written)
-            batches.setdefault(sample.rank, []).append(batch)
+            batches.setdefault(sample.rank, []).append(sample.records)
         self._note_starving(summaries)
-        self._digest(list(batches), [np.concatenate(each) for each in batches.values()], list(whole.values()))
+        self._digest(list(batches), [b"".join(each) for each in batches.values()], list(whole.values()))
 
     def wants_look(self, now_s: float) -> bool:
         """Now is a time to look at the transport."""
@@ -164,7 +162,7 @@ class Detector:
         self._judged = self._opened = 0
         self._open = None
 
-    def _digest(self, ranks: list[int], batches: list[npt.NDArray[np.void]], whole: list[bool]) -> None:
+    def _digest(self, ranks: list[int], batches: list[bytes], whole: list[bool]) -> None:
         keys = self._grid.take(ranks, batches, whole)
         count = max(self._hosts, default=-1) + 1
         if len(self._clocks.host_of) != count:

@@ -69,7 +69,7 @@ class Grid:
         order = np.argsort(keys)
         self._keys, self._slots = keys[order], slots[order]
 
-    def take(self, ranks: Iterable[int], batches: Iterable[npt.NDArray[np.void]], whole: Iterable[bool]) -> Keys:
+    def take(self, ranks: Iterable[int], batches: Iterable[bytes], whole: Iterable[bool]) -> Keys:
         """New records of some ranks (`core.events.RECORD`), oldest first; `whole` says of each that none was lost since
         its last. Returns the rounds of which some rank saw the end."""
         given = [
@@ -77,8 +77,8 @@ class Grid:
         ]
         if not given or not len(self._keys):
             return Keys(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        records: npt.NDArray[np.void] = np.concatenate([batch for _, batch, _ in given]).view(RECORD)
-        counts = np.array([len(batch) for _, batch, _ in given])
+        records: npt.NDArray[np.void] = np.frombuffer(b"".join([batch for _, batch, _ in given]), RECORD)
+        counts = np.array([len(batch) for _, batch, _ in given]) // RECORD.itemsize
         rank_of = np.repeat(np.array([rank for rank, _, _ in given], np.int64), counts)
         times_s = records["time_ns"] / 1e9
         own_s = np.diff(times_s, prepend=times_s[0])
