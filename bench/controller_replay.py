@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from harness import Result, parser, publish
 from replay import published, transfers
 from replay.play import Played, play, recovered_after, scaled, switched_after, truths
 from replay.scenarios import GBIT, Load, bursts, lengths, load, published_trace, ramps, steady, steps
-
 from tightwire.kv.control.controller import Controller, Settings, family
 from tightwire.kv.control.records import Request
 from tightwire.kv.profiles import ProfileLibrary

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+
 from replay.physics import F64, Arms, Timeline, Truth, transfer
 from replay.scenarios import Load
-
 from tightwire.core.clock import FakeClock
 from tightwire.kv.control.controller import Controller, Settings
 from tightwire.kv.control.records import Outcome

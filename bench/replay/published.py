@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replay.scenarios import GBIT, LATENCY_S
-
 from tightwire.kv.control.controller import Controller, Settings
 from tightwire.kv.control.records import Request
 from tightwire.kv.profiles import Profile, ProfileLibrary

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from replay.physics import CHUNK_TOKENS, F64, Timeline
 
+from replay.physics import CHUNK_TOKENS, F64, Timeline
 from tightwire.kv.control.records import Request
 
 GBIT = 1e9 / 8

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from tightwire.cli import kv_keys, kv_profile, kv_quality, kv_router
+from tightwire.cli import kv_keys, kv_plan, kv_profile, kv_quality, kv_router
 from tightwire.core.records import Bars, Table
 from tightwire.report import text
 
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 kv_quality.register(app)
 kv_profile.register(app)
+kv_plan.register(app)
 kv_router.register(app)
 kv_keys.register(app)
 

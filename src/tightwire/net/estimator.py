@@ -15,23 +15,27 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import hypot, log
 
-HALF_LIFE_OBSERVATIONS = 2.0  # after this many transfers an old observation counts half: links change
+HALF_LIFE_OBSERVATIONS = 1.0  # after this many transfers an old observation counts half: links change
 TIMING_ERROR_S = 1e-3  # two clocks and two schedulers
 BUFFERED_BYTES = 32 * 1024  # a token bucket's burst or a socket's buffer passes at any speed
 JUMP_DEVIATIONS = 3.0
-LEAST_JUMP = 0.2  # of x: what is less is drift, which the decayed sums follow
+LEAST_JUMP = 0.1  # of x: what is less is drift, which the decayed sums follow
 _FIRST_NOISE = 0.1
 _NOISE_WEIGHT = 0.2  # of the newest deviation
+_JUMP_WEIGHT = 0.05  # of the newest observation in the share of those that jumped
 _MOST_NOISE = 0.5  # a link that jumps all the time must not hide the next jump
 
 
 @dataclass(frozen=True)
 class LinkEstimate:
-    """`bytes_per_s` of payload and the one-way `latency_s`; `observations` says how much it rests on."""
+    """`bytes_per_s` of payload and the one-way `latency_s`; `observations` says how much it rests on. With the chance
+    `jump_chance` the link is back at `other_bytes_per_s` by now, where it was before the last jump."""
 
     bytes_per_s: float
     latency_s: float
     observations: int
+    other_bytes_per_s: float = 0.0
+    jump_chance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class _Segment:
     bytes: float
     seconds: float
     noise: float
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.bytes / self.seconds
 
     def deviation(self, wire_bytes: int, busy_s: float) -> tuple[float, float]:
         """x and s of an observation."""
@@ -64,7 +72,7 @@ class LinkEstimator:
     def __init__(self) -> None:
         self._now: _Segment | None = None
         self._before: _Segment | None = None  # the segment that the last observation ended
-        self._latency_s = 0.0
+        self._latency_s = self._other_bytes_per_s = self._jumps = 0.0
         self._observations = 0
 
     def observe(self, wire_bytes: int, busy_s: float) -> None:
@@ -73,14 +81,18 @@ class LinkEstimator:
             return
         self._observations += 1
         before, self._before = self._before, None
+        jumped = False
         if self._now is None:
             self._now = _Segment(wire_bytes, busy_s, _FIRST_NOISE)
         elif self._now.fits(wire_bytes, busy_s):
             self._now = self._now.with_(wire_bytes, busy_s)
         elif before is not None and before.fits(wire_bytes, busy_s):
+            self._other_bytes_per_s, jumped = self._now.bytes_per_s, True
             self._now = before.with_(wire_bytes, busy_s)
         else:
+            self._other_bytes_per_s, jumped = self._now.bytes_per_s, True
             self._before, self._now = self._now, _Segment(wire_bytes, busy_s, self._now.noise)
+        self._jumps += _JUMP_WEIGHT * (jumped - self._jumps)
 
     def observe_round_trip(self, seconds: float) -> None:
         """The smallest round trip seen is twice the latency: larger ones waited in a queue."""
@@ -100,4 +112,6 @@ class LinkEstimator:
         """None until something crossed the link."""
         if self._now is None:
             return None
-        return LinkEstimate(self._now.bytes / self._now.seconds, self._latency_s, self._observations)
+        return LinkEstimate(
+            self._now.bytes_per_s, self._latency_s, self._observations, self._other_bytes_per_s, self._jumps
+        )

@@ -7,6 +7,7 @@ with `observe`, KV samples with `sampled`, verdicts about the link with `link_ve
 |---|---|
 | refuse | below the quality budget, demoted by the guard, or cooling down after broken promises |
 | predict | the tandem queue over profiled speeds (`latency`), corrected by what was learnt (`corrections`) |
+| expect | its mean over the link's speed now and the one that it may have jumped back to |
 | choose | the fastest; of those that are as fast, the one with the best quality; raw unless the gain is clear |
 | explore | one that may be faster than all, where the expected loss fits into the credit and no SLO is at risk |
 """
@@ -38,6 +39,7 @@ WORTH_EXPLORING = 0.95  # an optimistic time that is this much of the best expec
 FIRST_CREDIT = 2.0  # of a request's time: what exploring may cost before anything was earned
 MOST_CREDIT = 4.0  # of a request's time: a long quiet time must not pay for a storm
 SLOW_SHARE = 0.5  # of its usual speed: what is left of a link that is called slow without a number
+LEAST_CHANCE = 0.02  # of a jump of the link, from which on it is reckoned with
 BROKEN_PROMISES = 2  # in a row: met the SLO by prediction, broke it in truth
 
 
@@ -111,8 +113,8 @@ class Controller:
         rate = link.bytes_per_s
         if verdict is not None:
             rate = min(rate, verdict.bytes_per_s or SLOW_SHARE * rate)
-        candidates = self._candidates(request, rate, link.latency_s, now_s)
-        totals = [c.corrected.total_s for c in candidates]
+        candidates = self._candidates(request, link, rate, now_s)
+        totals = [c.expected_s for c in candidates]
         allowed = [i for i, c in enumerate(candidates) if c.refused is None]
         best = self._best(allowed, totals)
         chosen, explored = best, False
@@ -172,7 +174,9 @@ class Controller:
             return budgets[request.workload]
         return max([self.settings.quality_budget, *budgets.values()])
 
-    def _candidates(self, request: Request, rate: float, latency_s: float, now_s: float) -> list[Candidate]:
+    def _candidates(self, request: Request, link: LinkEstimate, rate: float, now_s: float) -> list[Candidate]:
+        latency_s, chance = link.latency_s, link.jump_chance if link.jump_chance >= LEAST_CHANCE else 0.0
+        slower = rate / link.other_bytes_per_s if chance else 1.0
         size, n = request.raw_bytes, max(request.chunks, 1)
         compute_s = request.prefill_s if request.streamed else 0.0
         queued_s = request.queued_bytes / rate
@@ -186,6 +190,9 @@ class Controller:
             predicted = Stages(e, w, d, latency_s + total(e, w, d))
             w, ce, cd = raw_wire_s / ratio[i], e * encode.factor[i], d * decode.factor[i]
             corrected = Stages(ce, w, cd, fixed_s + total(ce, w, cd))
+            expected_s = corrected.total_s
+            if chance:
+                expected_s += chance * (fixed_s + total(ce, w * slower, cd) - expected_s)
             optimistic_s = fixed_s + total(e * encode.optimistic[i], w, d * decode.optimistic[i])
             refused = None
             if i != self._raw:
@@ -195,7 +202,7 @@ class Controller:
                     refused = demoted[name]
                 elif now_s < self._cool_until_s[i]:
                     refused = f"cools down: it broke {BROKEN_PROMISES} promises in a row"
-            candidates.append(Candidate(name, quality, predicted, corrected, optimistic_s, refused))
+            candidates.append(Candidate(name, quality, predicted, corrected, expected_s, optimistic_s, refused))
         return candidates
 
     def _best(self, allowed: list[int], totals: list[float]) -> int:

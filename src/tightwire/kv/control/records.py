@@ -47,13 +47,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """`predicted` by its profile, `corrected` by what was learnt, `optimistic_s` the total at the fast end of what is
-    not known yet; `refused` says why it may not be used."""
+    """`predicted` by its profile, `corrected` by what was learnt; `expected_s` its total over what the link may do
+    meanwhile, `optimistic_s` at the fast end of what is not known yet; `refused` says why it may not be used."""
 
     strategy: str
     quality: float
     predicted: Stages
     corrected: Stages
+    expected_s: float
     optimistic_s: float
     refused: str | None = None
 
