@@ -38,7 +38,8 @@ def _real(found: list[Mismatch], waiting: list[Wait]) -> list[Mismatch]:
 
 
 def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[int]) -> list[Verdict]:
-    blocked = {w.rank for w in found if w.targets or (w.head and w.later)}
+    alone = {q for w in found for q in w.behind}  # its account stands where others went on: no older call explains that
+    blocked = {w.rank for w in found if w.targets or (w.head and w.later and w.rank not in alone)}
     accused: dict[int, list[Wait]] = defaultdict(list)
     for wait in found:
         for target in wait.targets:

@@ -157,7 +157,7 @@ def _pairs(
         halves = (
             [e for e in other.pairs if not e.done and e.op != entry.op and _peer(group, e) == rank] if other else []
         )
-        recorded = other is not None and (bool(other.pairs) or other.entered is not None or job.active_only)
+        recorded = other is not None and (bool(other.pairs) or other.entered is not None)
         missing = (peer,) if recorded and not halves else ()
         found[peer, entry.op] = Wait(
             rank,
@@ -171,7 +171,7 @@ def _pairs(
             (),
             (),
             (peer,) if peer in silent else (),
-            (peer,) if _elsewhere(heads[peer], halves) or not (halves or missing or peer in silent) else (),
+            (peer,) if _elsewhere(heads.get(peer), halves) or not (halves or missing or peer in silent) else (),
         )
     return list(found.values())
 

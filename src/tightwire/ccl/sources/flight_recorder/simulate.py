@@ -152,14 +152,14 @@ def _run(case: Case) -> list[_Rank]:
     elif case.fault == "account":
         guilty.silent, guilty.stops = at, at + 3 + case.depth
     elif case.fault in ("size", "dtype", "operation"):
-        call = guilty.program[at]
-        other = "reduce_scatter" if call.op == "all_reduce" else "all_reduce"
+        right = guilty.program[at]
+        other = "reduce_scatter" if right.op == "all_reduce" else "all_reduce"
         guilty.program[at] = {
-            "size": replace(call, elements=call.elements + 8),
-            "dtype": replace(call, dtype="BFloat16"),
-            "operation": replace(call, op=other),
+            "size": replace(right, elements=right.elements + 8),
+            "dtype": replace(right, dtype="BFloat16"),
+            "operation": replace(right, op=other),
         }[case.fault]
-    broken = guilty.program[at] if case.fault == "transfer" else None
+    broken: Call | None = guilty.program[at] if case.fault == "transfer" else None
     moved = True
     while moved:
         moved = False
