@@ -1,4 +1,5 @@
-"""Real jobs that become slow: the rank or the device is named, and the job runs on to its own end."""
+"""Real jobs that become slow: the rank or the device is named, and the job runs on to its own end; a simulated
+job of the same shape with the same fault gets the same verdict."""
 
 import json
 import os
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.ccl.faults.clusters import watched as watched_cluster
 from tightwire.ccl import score, watch
+from tightwire.ccl.faults.simulate.fault import Fault
+from tightwire.ccl.faults.simulate.layout import Layout
 from tightwire.ccl.verdict import Verdict
 
 pytestmark = pytest.mark.job
@@ -31,6 +35,9 @@ def test_what_makes_a_real_job_slow_is_named(fault: str, job: str, tmp_path: Pat
     truth = score.Truth(told["class"], told["guilty_ranks"], told["guilty_links"])
     assert tuple(said) == watched.slow
     assert score.judge(truth, said) == score.Outcome(True, True, False), said
+    layout = Layout(tensor=2, data=2, per_host=1) if job == "tensor" else Layout(data=4, per_host=1)
+    simulated, _ = watched_cluster(Fault(fault, 2, 60, severity=3.0), layout=layout, until_s=40.0)
+    assert (simulated[-1][1].anomaly, simulated[-1][1].guilty_ranks) == (said[-1].anomaly, said[-1].guilty_ranks)
 
 
 def test_a_recovered_verdict_is_no_hang() -> None:

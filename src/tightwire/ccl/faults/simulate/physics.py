@@ -64,6 +64,7 @@ class Physics:
         self.links = _links(layout)
         self._numbers = {(int(a), int(b)): number for number, (a, b) in enumerate(self.links)}
         self.acked_bytes, self.busy_s = np.zeros(len(self.links)), np.zeros(len(self.links))
+        self._known: dict[bytes, Ints] = {}
         self._mixed: set[int] = set()
         self._quiet_s = self._step_s()
 
@@ -147,7 +148,7 @@ class Physics:
                 self.now_s[stage] += program.layer_s * work[0] * noise
                 if layout.tensor > 1:
                     groups = layout.first["tensor"] + stage * layout.data + np.arange(layout.data)
-                    wire_s = np.full(layout.data, program.activation_bytes / program.inside_bytes_per_s)
+                    wire_s = self._ring(layout.ranks[stage], program.activation_bytes)
                     self.now_s[stage] = self._collective(
                         self.now_s[stage], layout.ranks[stage], groups, _ALLREDUCE, program.activation_bytes, wire_s
                     )
@@ -214,9 +215,7 @@ class Physics:
     def _send(self, senders: Ints, receivers: Ints, size: float) -> Floats:
         """How long that takes over each link; hosts' own ranks have a faster way."""
         inside = self.layout.hosts[senders] == self.layout.hosts[receivers]
-        numbers = np.array(
-            [self._numbers[pair] for pair in zip(senders.tolist(), receivers.tolist(), strict=True)], np.int64
-        )
+        numbers = self._numbers_of(senders, receivers)
         speed = np.where(inside, self.program.inside_bytes_per_s, self.speed()[numbers])
         with np.errstate(divide="ignore"):
             each_s: Floats = size / speed
@@ -224,6 +223,14 @@ class Physics:
         self.acked_bytes[numbers[moving]] += size
         self.busy_s[numbers[moving]] += each_s[moving]
         return each_s
+
+    def _numbers_of(self, senders: Ints, receivers: Ints) -> Ints:
+        """The numbers of these links."""
+        key = senders.tobytes() + receivers.tobytes()
+        if key not in self._known:
+            pairs = zip(senders.tolist(), receivers.tolist(), strict=True)
+            self._known[key] = np.array([self._numbers[pair] for pair in pairs], np.int64)
+        return self._known[key]
 
     def _collective(self, entered_s: Floats, members: Ints, groups: Ints, op: int, size: int, wire_s: Floats) -> Floats:
         """`entered_s` and `members` [G, n], `groups` and `wire_s` [G] → when they leave [G, n]."""
@@ -262,10 +269,12 @@ class Physics:
 
 
 def _links(layout: Layout) -> Ints:
-    """[pairs, 2]: the ring of each data-parallel group, and neighbours in the pipeline both ways."""
-    found = (
-        [np.stack([layout.ranks, np.roll(layout.ranks, -1, axis=1)], axis=-1).reshape(-1, 2)] if layout.data > 1 else []
-    )
+    """[pairs, 2]: the rings of the tensor and of the data-parallel groups, and neighbours in the pipeline both ways."""
+    found = [
+        np.stack([layout.ranks, np.roll(layout.ranks, -1, axis=axis)], axis=-1).reshape(-1, 2)
+        for axis, size in ((2, layout.tensor), (1, layout.data))
+        if size > 1
+    ]
     for source, target in ((layout.ranks[:-1], layout.ranks[1:]), (layout.ranks[1:], layout.ranks[:-1])):
         found.append(np.stack([source, target], axis=-1).reshape(-1, 2))
     pairs: Ints = np.concatenate(found)
