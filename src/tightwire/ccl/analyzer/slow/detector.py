@@ -32,7 +32,7 @@ RECENT = 16  # batches of rounds kept to say where the time was lost
 EARLY_STEPS = 4  # that look slow, before the transport is looked at
 SETTLE_S, SETTLE_STEPS = 0.8, 6  # looked at, before it is judged
 GIVE_UP_STEPS = 16  # looked at without finding a link
-LOOK_EVERY_S, LOOK_FIRST_S, FIRST_LOOKS = 3.0, 0.4, 6
+LOOK_EVERY_S, LOOK_FIRST_S, LOOK_DOUBTING_S, FIRST_LOOKS = 3.0, 0.4, 0.3, 6
 QUIET_LOOKS = 6
 HISTORY = 512  # summaries
 HELD_BACK = 0.3  # of the lost time: a quota's doing
@@ -107,7 +107,7 @@ class Detector:
         if self._looks and not self._doubting and len(self._quiet) >= FIRST_LOOKS:
             return now_s - self._looks[-1][0] >= LOOK_EVERY_S
         return self._account is not None and (
-            not self._looks or now_s - self._looks[-1][0] >= (0 if self._doubting else LOOK_FIRST_S)
+            not self._looks or now_s - self._looks[-1][0] >= (LOOK_DOUBTING_S if self._doubting else LOOK_FIRST_S)
         )
 
     def look(self, now_s: float, connections: list[Connection]) -> None:
