@@ -17,7 +17,6 @@ import tempfile
 from pathlib import Path
 
 import harness
-
 from tightwire.ccl.analyzer.dumps import diagnose
 from tightwire.ccl.sources import flight_recorder
 from tightwire.ccl.sources.flight_recorder import simulate
