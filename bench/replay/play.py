@@ -67,7 +67,7 @@ def play(library: ProfileLibrary, truth: Sequence[Truth], link: Timeline, load: 
         clock.sleep_s(float(at_s) - clock.now_s())
         decision = controller.decide(request, estimator.estimate())
         i, budget = at[decision.chosen], controller.budget(request)
-        violations += quality[i] < budget
+        violations += int(quality[i] < budget)
         outcome = Outcome(
             float(real.encode_s[i]), float(real.wire_s[i]), float(real.decode_s[i]), float(real.total_s[i]),
             int(real.wire_bytes[i]), real.prefill_s,
