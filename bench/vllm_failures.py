@@ -38,8 +38,8 @@ from vllm_host import Engine, prompt
 
 from tightwire.net.shaper import TokenBucket
 
-COUNT, TOKENS, TIMEOUT_S = 6, 1000, 5.0
-RATE_BYTES_PER_S = 4e6  # of the relay: a transfer takes about half a second
+COUNT, TOKENS, TIMEOUT_S = 6, 500, 5.0
+RATE_BYTES_PER_S = 2e6  # of the relay: a transfer takes about half a second
 FAILURES = ("prefill", "link", "abort", "store", "damage")
 
 

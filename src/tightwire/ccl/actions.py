@@ -47,7 +47,11 @@ class Command:
 
     def __call__(self, verdict: Verdict) -> None:
         done = subprocess.run(
-            ["/bin/sh", "-c", self._line], input=msgspec.json.encode(verdict), timeout=TIMEOUT_S, check=False, capture_output=True
+            ["/bin/sh", "-c", self._line],
+            input=msgspec.json.encode(verdict),
+            timeout=TIMEOUT_S,
+            check=False,
+            capture_output=True,
         )
         if done.returncode != 0:
             raise OSError(f"{self._line!r} ended with {done.returncode}: {done.stderr.decode(errors='replace')[-500:]}")
@@ -62,16 +66,23 @@ class Metrics:
         try:
             import prometheus_client as prometheus
         except ImportError as error:
-            raise ConfigError(f"metrics={address!r}: prometheus_client is missing; pip install tightwire[metrics]") from error
+            raise ConfigError(
+                f"metrics={address!r}: prometheus_client is missing; pip install tightwire[metrics]"
+            ) from error
         registry = prometheus.CollectorRegistry()
         self._verdicts: Any = prometheus.Counter(
             "tightwire_ccl_verdicts", "Verdicts since the start, by class", ["class"], registry=registry
         )
         self._guilty: Any = prometheus.Gauge(
-            "tightwire_ccl_guilty_rank", "1 for each rank that the newest verdict names", ["rank", "class"], registry=registry
+            "tightwire_ccl_guilty_rank",
+            "1 for each rank that the newest verdict names",
+            ["rank", "class"],
+            registry=registry,
         )
         self._seconds: Any = prometheus.Gauge(
-            "tightwire_ccl_time_to_verdict_seconds", "Of the newest verdict, since the job was last seen to move", registry=registry
+            "tightwire_ccl_time_to_verdict_seconds",
+            "Of the newest verdict, since the job was last seen to move",
+            registry=registry,
         )
         try:
             self._server, self._thread = prometheus.start_http_server(int(port), host or "127.0.0.1", registry)
@@ -95,7 +106,9 @@ class Metrics:
 class Actions:
     """Runs all of them for each verdict, each in a thread of its own; what goes wrong is said and does no harm."""
 
-    def __init__(self, actions: Sequence[Action], say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> None:
+    def __init__(
+        self, actions: Sequence[Action], say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+    ) -> None:
         self._actions, self._say = list(actions), say
         self._threads: list[threading.Thread] = []
 

@@ -24,7 +24,13 @@ def events(incident: Incident) -> dict[str, Any]:
     for rank in ranks:
         for group, lane in lanes.items():
             found.append(
-                {"ph": "M", "name": "thread_name", "pid": rank, "tid": lane, "args": {"name": incident.group_name(group)}}
+                {
+                    "ph": "M",
+                    "name": "thread_name",
+                    "pid": rank,
+                    "tid": lane,
+                    "args": {"name": incident.group_name(group)},
+                }
             )
     for each in incident.operations:
         end_s = verdict.at_s if each.ended_s is None else each.ended_s

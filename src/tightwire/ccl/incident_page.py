@@ -22,7 +22,10 @@ def page(incident: Incident) -> Page:
         ["guilty", who],
         ["cause", verdict.cause],
         ["confidence", verdict.confidence],
-        ["where", f"{verdict.operation} number {verdict.sequence} of group {verdict.group!r}" if verdict.group else "-"],
+        [
+            "where",
+            f"{verdict.operation} number {verdict.sequence} of group {verdict.group!r}" if verdict.group else "-",
+        ],
         ["waiting", ", ".join(map(str, verdict.waiting_ranks)) or "-"],
         ["time to verdict", f"{verdict.time_to_verdict_s:.1f} s"],
         ["job", " ".join(incident.command) or "-"],
@@ -57,7 +60,9 @@ def waiting(incident: Incident) -> Graph:
         head = f"rank{'s' if len(ranks) > 1 else ''} {_ranges(ranks)}{' (guilty)' if guilty else ''}"
         nodes.append("\n".join([head, *(f"in {told}" for told in what_told[:3])]))
         place.update(dict.fromkeys(ranks, number))
-    arrows = sorted({(place[rank], place[q]) for rank, what in by_rank.items() for _, on in what for q in on if q in place})
+    arrows = sorted(
+        {(place[rank], place[q]) for rank, what in by_rank.items() for _, on in what for q in on if q in place}
+    )
     marked = [number for number, (_, guilty, _) in enumerate(boxes) if guilty]
     return Graph("Who waits for whom", nodes, [pair for pair in arrows if pair[0] != pair[1]], marked)
 
@@ -82,7 +87,9 @@ def timeline(incident: Incident) -> Timeline:
     title = "What the ranks were in (* guilty)"
     if len(ranks) < len(all_ranks):
         title += f"; {len(ranks)} of {len(all_ranks)} ranks"
-    return Timeline(title, lanes, spans, [(verdict.since_s - begin_s, "last seen to move"), (verdict.at_s - begin_s, "verdict")])
+    return Timeline(
+        title, lanes, spans, [(verdict.since_s - begin_s, "last seen to move"), (verdict.at_s - begin_s, "verdict")]
+    )
 
 
 def _ranges(ranks: list[int]) -> str:

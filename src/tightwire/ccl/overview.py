@@ -45,7 +45,9 @@ class Overview:
         (begin_s, before), (end_s, now) = self._counts[0], self._counts[-1]
         if end_s <= begin_s:
             return 0.0
-        return max(now.get((rank, group), 0) - before.get((rank, group), now.get((rank, group), 0)), 0) / (end_s - begin_s)
+        return max(now.get((rank, group), 0) - before.get((rank, group), now.get((rank, group), 0)), 0) / (
+            end_s - begin_s
+        )
 
     def _groups(self) -> Table:
         ranks, rows = self._collector.ranks, []
@@ -87,7 +89,20 @@ class Overview:
             missing = ", ".join(map(str, wait.missing[:6])) + (" …" if len(wait.missing) > 6 else "") if wait else ""
             calls = sum(self._rate(rank, frame.group) for frame in view.sample.frames)
             silent_s = max(now_s - view.progress_s, 0.0)
-            rows.append((silent_s, [str(rank), str(view.sample.pid), state, f"{calls:.1f}", format_time(silent_s), inside, missing or "-"]))
+            rows.append(
+                (
+                    silent_s,
+                    [
+                        str(rank),
+                        str(view.sample.pid),
+                        state,
+                        f"{calls:.1f}",
+                        format_time(silent_s),
+                        inside,
+                        missing or "-",
+                    ],
+                )
+            )
         if len(rows) > SHOWN:  # the quietest
             rows = sorted(sorted(rows, key=lambda row: -row[0])[:SHOWN], key=lambda row: int(row[1][0]))
         return Table(

@@ -93,7 +93,13 @@ def read(path: Path) -> PluginState:
     state = read_state(path)
     communicators = _communicators(path.with_suffix(".groups"))
     return PluginState(
-        state.rank, state.pid, state.pid_start, state.written, communicators, state.frames, _transfers(path, communicators)
+        state.rank,
+        state.pid,
+        state.pid_start,
+        state.written,
+        communicators,
+        state.frames,
+        _transfers(path, communicators),
     )
 
 
