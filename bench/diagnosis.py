@@ -81,6 +81,9 @@ def run(case: Case) -> Told:
         )  # fmt: skip
         with (Path(name) / "job.log").open("wb") as log:
             watch.run(command, verdicts.append, patience_s=0.0, output=log)
+        if not truth_file.exists():  # it ended before anything was injected
+            print(f"ended too early: {verdicts} {Path(log.name).read_text()[-500:]}")
+            return Told(score.Outcome(False, False, bool(verdicts)), math.inf, math.inf)
         told = json.loads(truth_file.read_text())
         began_s = [float(line) for line in truth_file.with_suffix(".steps").read_text().split()]
     truth = score.Truth(told["class"], told["guilty_ranks"], told["guilty_links"])
