@@ -138,7 +138,7 @@ class Bench:
                 begin_s = time.monotonic()
                 engine.add(f"{kind}-{run}", ids, COUNT)
                 if run:
-                    time.sleep(self.rng.uniform(0, duration_s))
+                    time.sleep(self.rng.uniform(0, store.window * duration_s))
                     store.fail()
                 tokens = engine.wait(f"{kind}-{run}")["tokens"]
                 if run == 0:
@@ -183,12 +183,17 @@ class Relay:
             while True:
                 client, _ = self._server.accept()
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-                if not self._whole:
+                try:
+                    peer = socket.create_connection(self._target)
+                except OSError:
                     client.close()
                     continue
-                peer = socket.create_connection(self._target)
+                if not self._whole:
+                    client.close()
+                    peer.close()
+                    continue
                 self._open += [client, peer]
-                for source, sink, bucket in ((client, peer, self._bucket), (peer, client, None)):
+                for source, sink, bucket in ((client, peer, self._bucket), (peer, client, self._bucket)):
                     threading.Thread(target=self._relay, args=(source, sink, bucket), daemon=True).start()
 
     @staticmethod
@@ -205,14 +210,17 @@ class Relay:
 
 
 class _Redis:
-    """A server of its own, on a free port."""
+    """A server of its own, behind a relay that makes loads last; failures come at any moment of a request."""
+
+    window = 1.0
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self._folder = folder
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self._relay = Relay(("127.0.0.1", self._port), RATE_BYTES_PER_S)
+        self.url = f"redis://127.0.0.1:{self._relay.port}/0"
         self.restore()
 
     def fail(self) -> None:
@@ -240,9 +248,14 @@ class _Redis:
 
     def close(self) -> None:
         self.fail()
+        self._relay.close()
 
 
 class _Folder:
+    """Loads from a folder are over soon: so are the moments of failure."""
+
+    window = 0.05
+
     def __init__(self, folder: Path, rng: random.Random) -> None:
         self._folder, self._rng = folder, rng
         self.url = f"file://{folder}"

@@ -61,12 +61,13 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
         extra = {"bind": endpoint, "timeout_s": TIMEOUT_S}
         decode = engine("decode", role="kv_consumer", extra=extra, block_size=128, blocks=12)
         shared = engine("shared", role="kv_both", extra={"store": f"file://{store}"}, block_size=32, blocks=40)
-        for started in (plain, prefill, decode, shared):
-            started.run(prompt(99, 200), 2)  # the first steps take long
+        for started in (prefill, decode, shared):
+            started.run(prompt(99, 100), 2)  # the first steps take long
         yield Engines(plain, prefill, decode, shared, store)
 
 
 def test_the_adapter_reads_what_transformers_computes(engines: Engines) -> None:
+    """The first request of its engine: it has the first blocks."""
     ids = prompt(0, 200)
     engines.plain.run(ids, 1)
     found = engines.plain.ask(compare=ids)
