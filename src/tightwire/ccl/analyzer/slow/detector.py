@@ -22,6 +22,7 @@ from tightwire.ccl.analyzer.slow.clocks import Clocks
 from tightwire.ccl.analyzer.slow.excess import DOUBT, SLOW, Excess
 from tightwire.ccl.analyzer.slow.grid import Grid
 from tightwire.ccl.analyzer.slow.links import Flow, Pair, SlowLinks
+from tightwire.ccl.analyzer.slow.processor import ProcessorTime
 from tightwire.ccl.analyzer.slow.timing import Timer, Timing
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.ccl.transport import Connection
@@ -34,13 +35,10 @@ SETTLE_S, SETTLE_STEPS = 0.8, 6  # looked at, before it is judged
 GIVE_UP_STEPS = 16  # looked at without finding a link
 LOOK_EVERY_S, LOOK_FIRST_S, LOOK_DOUBTING_S, FIRST_LOOKS = 3.0, 0.4, 0.3, 6
 QUIET_LOOKS = 6
-HISTORY = 512  # summaries
 HELD_BACK = 0.3  # of the lost time: a quota's doing
 STARVED = 0.5  # of the lost time put down to the machine: not the rank's doing
 END_STEPS = 12  # without loss: it is over
 REFINE_STEPS = 16  # in which a finding may still change
-
-History = deque[tuple[float, dict[int, float]]]  # (time, by rank)
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Detector:
             whole[sample.rank] = seen >= sample.written and whole.get(sample.rank, True)
             self._told[sample.rank], self._seen[sample.rank] = sample.written, max(seen, sample.written)
             batches.setdefault(sample.rank, []).append(sample.records)
-        self._note_starving(summaries)
+        self._processor.take(summaries)
         self._digest(list(batches), [b"".join(each) for each in batches.values()], list(whole.values()))
 
     def wants_look(self, now_s: float) -> bool:
@@ -153,8 +151,7 @@ class Detector:
         self._started: dict[int, int] = {}
         self._told: dict[int, int] = {}  # of each rank, how many records it has written
         self._seen: dict[int, int] = {}  # and how many came, or will never come
-        self._starved: History = deque(maxlen=HISTORY)
-        self._throttled: History = deque(maxlen=HISTORY)
+        self._processor = ProcessorTime()
         self._recent: deque[Timing] = deque(maxlen=RECENT)
         self._looks: deque[tuple[float, list[Connection]]] = deque(maxlen=64)
         self._quiet: list[list[Connection]] = []
@@ -177,13 +174,6 @@ class Detector:
         if self._account is None or self._account.lost_track():
             self._account, self._open, self._judged = Account(), None, 0
         self._account.take(timing)
-
-    def _note_starving(self, summaries: Sequence[Summary]) -> None:
-        for summary in summaries:
-            states = {s.rank: s.process for s in summary.ranks if s.process is not None}
-            starved = {rank: state.starved_s - state.throttled_s for rank, state in states.items()}
-            self._starved.append((summary.at_s, starved))
-            self._throttled.append((summary.at_s, {rank: state.throttled_s for rank, state in states.items()}))
 
     def _doubt(self, early: Excess, full: Excess, now_s: float) -> None:
         """The transport is looked at from the first doubt on, and what is seen then is no baseline."""
@@ -225,7 +215,7 @@ class Detector:
         if not slow:
             return ()
         account, base = self._learnt()
-        starved = _grown(self._starved, list(account.end_s)[-full.steps])
+        starved = self._processor.starved_s(list(account.end_s)[-full.steps])
         usual = float(np.median(list(starved.values()))) if starved else 0.0
         lost_s = full.own * full.steps * base.step_s
         return tuple(rank for rank in slow if starved.get(rank, 0.0) - usual < STARVED * lost_s[rank])
@@ -236,7 +226,7 @@ class Detector:
         if full.longer < SLOW:
             return ()
         account, base = self._learnt()
-        held_s = _grown(self._throttled, list(account.end_s)[-full.steps])
+        held_s = self._processor.held_back_s(list(account.end_s)[-full.steps])
         lost_s = full.longer * full.steps * base.step_s
         usual = float(np.median(list(held_s.values()))) if held_s else 0.0
         return tuple(sorted(rank for rank, each in held_s.items() if each - usual >= HELD_BACK * lost_s))
@@ -303,15 +293,3 @@ class Detector:
             return None
         self._open = replace(self._finding(ranks, slow_links, full), since_s=found.since_s)
         return self._open
-
-
-def _grown(history: History, since_s: float) -> dict[int, float]:
-    """By rank, how much it has grown since then."""
-    now: dict[int, float] = {}
-    then: dict[int, float] = {}
-    for at_s, told in history:
-        for rank, value in told.items():
-            if at_s <= since_s or rank not in then:
-                then[rank] = value
-            now[rank] = value
-    return {rank: now[rank] - then[rank] for rank in now}
