@@ -87,14 +87,14 @@ class Bench:
                 )
 
             prefill = start(0)
-            for run in range(self.runs + 1):  # the first is undisturbed, to know how long one takes
+            for run in range(-1, self.runs + 1):  # two undisturbed, the second tells how long one takes
                 ids, name = self.ids(), f"{kind}-{run}"
                 expected, params = right(ids), {"transfer_id": name}
                 prefill.run(self.ids()[:100], 1)  # it is up, and its first step is over
                 begin_s = time.monotonic()
                 decode.add(name, ids, COUNT, params)
                 prefill.add(name, ids, 1, params)
-                if run:
+                if run > 0:
                     time.sleep(self.rng.uniform(0, duration_s))
                     if kind == "prefill":
                         prefill.process.kill()
@@ -103,11 +103,11 @@ class Bench:
                     else:
                         prefill.abort(name)
                 tokens = decode.wait(name)["tokens"]
-                if run:
+                if run > 0:
                     passed.append(tokens == expected and settled(decode))
                 else:
                     duration_s = time.monotonic() - begin_s
-                if kind == "prefill" and run:
+                if kind == "prefill" and run > 0:
                     prefill = start(run)
                 elif kind != "abort":
                     relay.restore()
@@ -126,7 +126,7 @@ class Bench:
             kind, role="kv_both", extra={"store": store.url, "timeout_s": TIMEOUT_S}, block_size=32
         ) as engine:
             duration_s = 0.0
-            for run in range(self.runs + 1):
+            for run in range(-1, self.runs + 1):
                 ids = self.ids()
                 expected = right(ids)
                 saved = engine.stats()["tokens_saved"]
@@ -137,11 +137,11 @@ class Bench:
                 engine.ask(forget=True)
                 begin_s = time.monotonic()
                 engine.add(f"{kind}-{run}", ids, COUNT)
-                if run:
+                if run > 0:
                     time.sleep(self.rng.uniform(0, store.window * duration_s))
                     store.fail()
                 tokens = engine.wait(f"{kind}-{run}")["tokens"]
-                if run == 0:
+                if run <= 0:
                     duration_s = time.monotonic() - begin_s
                 else:
                     passed.append(tokens == expected and settled(engine))
