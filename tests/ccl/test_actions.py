@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tightwire.ccl.actions import Actions, Command, Metrics, Webhook
@@ -88,14 +89,24 @@ def test_a_command_that_fails_is_said_and_the_others_run(tmp_path: Path) -> None
     assert (tmp_path / "ran").exists()
 
 
+def changed(**fields: object) -> Verdict:
+    return msgspec.structs.replace(VERDICT, **fields)
+
+
+def scraped(metrics: Metrics) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics") as answer:
+        return str(answer.read().decode())
+
+
 def test_metrics_name_the_guilty_and_forget_the_former() -> None:
     pytest.importorskip("prometheus_client")
     metrics = Metrics("127.0.0.1:0")
     try:
         metrics(VERDICT)
-        metrics(Verdict(**{**{f: getattr(VERDICT, f) for f in VERDICT.__struct_fields__}, "guilty_ranks": [7]}))
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics") as answer:
-            text = answer.read().decode()
+        metrics(changed(guilty_ranks=[7]))
+        text = scraped(metrics)
+        metrics(changed(guilty_ranks=[7], ended_s=50.0))
+        assert "tightwire_ccl_guilty_rank{" not in scraped(metrics)
     finally:
         metrics.close()
     assert 'tightwire_ccl_verdicts_total{class="H1"} 2.0' in text

@@ -75,7 +75,7 @@ class Metrics:
         )
         self._guilty: Any = prometheus.Gauge(
             "tightwire_ccl_guilty_rank",
-            "1 for each rank that the newest verdict names",
+            "1 for each rank that the newest verdict names, until it is over",
             ["rank", "class"],
             registry=registry,
         )
@@ -93,7 +93,7 @@ class Metrics:
     def __call__(self, verdict: Verdict) -> None:
         self._verdicts.labels(verdict.anomaly).inc()
         self._guilty.clear()
-        for rank in verdict.guilty_ranks:
+        for rank in verdict.guilty_ranks if verdict.ended_s is None else []:
             self._guilty.labels(str(rank), verdict.anomaly).set(1)
         self._seconds.set(verdict.time_to_verdict_s)
 

@@ -42,9 +42,9 @@ def run(
     execute: list[str] = typer.Option([], "--exec", help="Run this command line, the verdict as JSON on its input."),
     metrics: str | None = typer.Option(None, metavar="HOST:PORT", help="Serve Prometheus metrics here."),
 ) -> None:
-    """Run a job under observation; when it hangs, name the rank, the reason and the evidence.
+    """Run a job under observation; when it hangs or slows down, name the rank or link, the reason and the evidence.
 
-    Exit status: the job's own, or 3 when a hang was diagnosed.
+    Exit status: the job's own, or 3 when a hang was diagnosed. A slow job runs on.
     """
     console, watchers = Console(stderr=True), list[Watcher]()
 
@@ -94,8 +94,9 @@ def show(console: Console, verdict: Verdict) -> None:
     elif verdict.guilty_links:
         who = f"link {', '.join(verdict.guilty_links)}"
     lines = [f"guilty: {who} — {verdict.cause}", *(f"• {line}" for line in verdict.evidence)]
-    lines.append(
-        f"said {verdict.time_to_verdict_s:.1f} s after it was last seen to move; confidence {verdict.confidence}"
-    )
-    title = f"{verdict.anomaly}: {TITLES[verdict.anomaly]}"
-    console.print(Panel(Text("\n".join(lines)), title=title, title_align="left", border_style="red"))
+    since = "it was last seen to move" if verdict.is_hang else "it began"
+    lines.append(f"said {verdict.time_to_verdict_s:.1f} s after {since}; confidence {verdict.confidence}")
+    over = verdict.ended_s is not None
+    title = f"{verdict.anomaly}: {'over: ' if over else ''}{TITLES[verdict.anomaly]}"
+    style = "green" if over else "red" if verdict.is_hang else "yellow"
+    console.print(Panel(Text("\n".join(lines)), title=title, title_align="left", border_style=style))
