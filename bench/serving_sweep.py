@@ -43,7 +43,7 @@ SETTLING = 2  # requests after a change of the link that are not counted, of eve
 BUDGET = 0.97
 MAX_LEN, STEP_TOKENS = 4096, 128
 KV_BYTES_PER_TOKEN = 2 * 4 * 2 * 64 * 2
-PREFIX_TOKENS, PREFIX_SHARE = 4000, 0.27
+PREFIX_TOKENS, PREFIX_SHARE = 3800, 0.27
 
 
 @dataclass
