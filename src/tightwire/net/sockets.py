@@ -65,8 +65,11 @@ def bound(
     return socket
 
 
-def connected(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None) -> zmq.Socket[bytes]:
-    """A DEALER that goes on trying to reach `endpoint`. Raises ConfigError where that is no address."""
+def connected(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """A DEALER that goes on trying to reach `endpoint`, until it is refused, and the monitor of its events from the first on. Raises
+    ConfigError where that is no address."""
     server = keys.server if keys is not None else None
     if keys is not None and server is None:
         raise ConfigError("keys without a server's public key; give Keys.load(folder, server=...)")
@@ -81,12 +84,15 @@ def connected(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
         socket.setsockopt(zmq.CURVE_SERVERKEY, server)
+    monitor = monitored(socket)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
+        socket.disable_monitor()
+        monitor.close(0)
         socket.close()
         raise ConfigError(f"endpoint {endpoint!r}: {error}; write it like tcp://host:port") from error
-    return socket
+    return socket, monitor
 
 
 def monitored(socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:

@@ -182,6 +182,11 @@ def test_keys_let_in_who_is_authorized_and_count_strangers() -> None:
         send(None)
     until(lambda: receiver.refused >= 2)
     assert clock.now_s() - start_s < WAIT_S / 2  # at once, not at the timeout
+    early = Sender(receiver.endpoint, keys=Keys(stranger.public, stranger.secret, server.public))
+    until(lambda: receiver.refused >= 3)  # before there is anything to send
+    with pytest.raises(LinkError, match="refused the connection"):
+        early.send("c", CHUNKS, FOUR, layers=LAYERS, tokens=640, timeout_s=WAIT_S)
+    early.close()
     wrong = Sender(receiver.endpoint, keys=Keys(friend.public, friend.secret, stranger.public))
     with pytest.raises(LinkError):  # a receiver that is not the one we know gets nothing
         wrong.send("b", [], RAW, layers=1, tokens=1, timeout_s=1)
