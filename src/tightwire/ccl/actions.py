@@ -133,7 +133,4 @@ class Actions:
 
 def sentence(verdict: Verdict) -> str:
     """The verdict in one line."""
-    who = f"rank {', '.join(map(str, verdict.guilty_ranks))}"
-    if not verdict.guilty_ranks:
-        who = f"link {', '.join(verdict.guilty_links)}" if verdict.guilty_links else "nobody can be named"
-    return f"{verdict.anomaly}, {verdict.confidence} confidence: {who}: {verdict.cause}"
+    return f"{verdict.anomaly}, {verdict.confidence} confidence: {verdict.who}: {verdict.cause}"

@@ -14,9 +14,8 @@ SHOWN_SPANS = 4000
 
 def page(incident: Incident) -> Page:
     verdict = incident.verdict
-    who = f"rank{'s' if len(verdict.guilty_ranks) > 1 else ''} {', '.join(map(str, verdict.guilty_ranks))}"
-    if not verdict.guilty_ranks:
-        who = f"link {', '.join(verdict.guilty_links)}" if verdict.guilty_links else "nobody can be named"
+    several = len(verdict.guilty_ranks) > 1
+    who = f"ranks {', '.join(map(str, verdict.guilty_ranks))}" if several else verdict.who
     facts = [
         ["class", f"{verdict.anomaly}: {TITLES[verdict.anomaly]}"],
         ["guilty", who],

@@ -42,5 +42,12 @@ class Verdict(msgspec.Struct, frozen=True, rename={"anomaly": "class"}):
         return not self.anomaly.startswith("S")
 
     @property
+    def who(self) -> str:
+        """The guilty ranks, else the guilty links, in words."""
+        if self.guilty_ranks:
+            return f"rank {', '.join(map(str, self.guilty_ranks))}"
+        return f"link {', '.join(self.guilty_links)}" if self.guilty_links else "nobody can be named"
+
+    @property
     def time_to_verdict_s(self) -> float:
         return self.at_s - self.since_s

@@ -9,14 +9,13 @@ from pathlib import Path
 import msgspec
 import typer
 from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
 
 from tightwire.ccl import incident, watch
 from tightwire.ccl.actions import Actions, Command, Metrics, Webhook
-from tightwire.ccl.verdict import TITLES, Verdict
+from tightwire.ccl.verdict import Verdict
 from tightwire.ccl.watcher import Watcher
 from tightwire.cli import ccl_diagnose, ccl_report, ccl_top
+from tightwire.cli.ccl_panel import panel
 from tightwire.errors import ConfigError
 from tightwire.report import text
 
@@ -88,15 +87,6 @@ def run_demo(console: Console) -> None:
 
 def show(console: Console, verdict: Verdict) -> None:
     """A panel for one verdict."""
-    who = "nobody can be named"
-    if verdict.guilty_ranks:
-        who = f"rank {', '.join(map(str, verdict.guilty_ranks))}"
-    elif verdict.guilty_links:
-        who = f"link {', '.join(verdict.guilty_links)}"
-    lines = [f"guilty: {who} — {verdict.cause}", *(f"• {line}" for line in verdict.evidence)]
     since = "it was last seen to move" if verdict.is_hang else "it began"
-    lines.append(f"said {verdict.time_to_verdict_s:.1f} s after {since}; confidence {verdict.confidence}")
-    over = verdict.ended_s is not None
-    title = f"{verdict.anomaly}: {'over: ' if over else ''}{TITLES[verdict.anomaly]}"
-    style = "green" if over else "red" if verdict.is_hang else "yellow"
-    console.print(Panel(Text("\n".join(lines)), title=title, title_align="left", border_style=style))
+    closing = f"said {verdict.time_to_verdict_s:.1f} s after {since}; confidence {verdict.confidence}"
+    console.print(panel(verdict, closing))

@@ -7,10 +7,9 @@ from pathlib import Path
 import msgspec
 import typer
 from rich.console import Console
-from rich.panel import Panel
 from rich.text import Text
 
-from tightwire.ccl.verdict import TITLES, Verdict
+from tightwire.cli.ccl_panel import panel
 
 
 def register(app: typer.Typer) -> None:
@@ -36,18 +35,6 @@ def diagnose(
     for line in found.unread:
         console.print(Text(f"not read: {line}"), soft_wrap=True)
     for verdict in verdicts:
-        console.print(_panel(verdict))
+        console.print(panel(verdict, f"confidence {verdict.confidence}"))
     if not verdicts:
         console.print("nothing is unfinished in these dumps: no rank waits", highlight=False)
-
-
-def _panel(verdict: Verdict) -> Panel:
-    who = "nobody can be named"
-    if verdict.guilty_ranks:
-        who = f"rank {', '.join(map(str, verdict.guilty_ranks))}"
-    elif verdict.guilty_links:
-        who = f"link {', '.join(verdict.guilty_links)}"
-    lines = [f"guilty: {who} — {verdict.cause}", *(f"• {line}" for line in verdict.evidence)]
-    lines.append(f"confidence {verdict.confidence}")
-    title = f"{verdict.anomaly}: {TITLES[verdict.anomaly]}"
-    return Panel(Text("\n".join(lines)), title=title, title_align="left", border_style="red")
