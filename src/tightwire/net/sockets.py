@@ -68,7 +68,7 @@ def bound(
 def connected(
     context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """A DEALER that goes on trying to reach `endpoint`, and the monitor of its events from the first on. Raises
+    """A DEALER that goes on trying to reach `endpoint`, until it is refused, and the monitor of its events from the first on. Raises
     ConfigError where that is no address."""
     server = keys.server if keys is not None else None
     if keys is not None and server is None:

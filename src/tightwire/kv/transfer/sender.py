@@ -133,6 +133,7 @@ class Sender:
         self._waker.close()
 
     def _connect(self) -> None:
+        self._shut_out = False
         self._socket, self._monitor = sockets.connected(self._context, self._endpoint, self._keys)
         self._poller = zmq.Poller()
         for waited in (self._socket, self._monitor, self._waker.fd):
@@ -149,6 +150,11 @@ class Sender:
         """Owns the socket: sends what the outbox has, hands it what arrives."""
         desk = self._desk
         while True:
+            if self._shut_out:
+                with desk.lock:
+                    wanted = any(not stream.over for stream in desk.outbox.streams)
+                if wanted:  # ZeroMQ does not try again by itself
+                    self._renew()
             self._send_all()
             if desk.closed:
                 break
@@ -188,6 +194,7 @@ class Sender:
     def _note(self, event: int) -> None:
         desk = self._desk
         if event & sockets.REFUSED:
+            self._shut_out = True
             with desk.lock:
                 desk.outbox.refused(desk.clock.now_s())
         else:
@@ -197,7 +204,10 @@ class Sender:
                 desk.outbox.lost()
             if not was_connected:
                 desk.clock.sleep_s(_RETRY_S)
-            self._disconnect()
+            self._renew()
+
+    def _renew(self) -> None:
+        self._disconnect()
         self._connect()
 
     def _encode(self) -> None:
