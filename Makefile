@@ -9,7 +9,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find native -type f)
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check fuzz bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tightwire demo
@@ -22,6 +22,10 @@ test: $(VENV)/.test
 check: $(VENV)/.test
 	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
+
+# The property tests with examples that were not drawn before.
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=default
 
 bench: $(VENV)/.test
 	$(BIN)/python bench/codec_speed.py --json bench/results/codec_speed.json

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 import xxhash
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
 from tightwire.errors import ConfigError
+from tightwire.kv.engines.tokenizer import load_tokenizer
 
 _OURS = "tightwire-grouped"
 _CHECKED_TOKENS = (12, 4)  # held and fed, when our attention is compared with the model's own
@@ -38,7 +39,7 @@ class BatchedModel:
         _refuse(folder, config)
         try:
             with _no_bars():
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+                self.tokenizer: Any = load_tokenizer(folder)
                 model: Any = AutoModelForCausalLM.from_pretrained(
                     folder, dtype=torch.float32, attn_implementation="eager"
                 )

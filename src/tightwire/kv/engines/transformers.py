@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from tightwire.errors import ConfigError, LayoutError
 from tightwire.kv.block import KVBlock
+from tightwire.kv.engines.tokenizer import load_tokenizer
 
 
 class Engine:
@@ -22,7 +23,7 @@ class Engine:
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.json").is_file():
             raise ConfigError(f"model={str(folder)!r} has no config.json; give a Hugging Face model folder")
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer: Any = load_tokenizer(folder)
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
         self.layers = int(self.model.config.num_hidden_layers)
         self.fingerprint = _fingerprint(self.model.config.to_dict())

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from tightwire.kv.engines.tokenizer import load_tokenizer
 from tightwire.kv.refmodel import heldout, path, tasks
 
 LENGTHS = (128, 256, 512, 1024, 2048)
@@ -28,7 +29,7 @@ def load(folder: Path | None = None) -> tuple[Any, Any]:
     """(model in float32, tokenizer) from `folder`, by default the one that ships with the package."""
     folder = folder or path()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, load_tokenizer(folder)
 
 
 def task_table() -> dict[str, Task]:

@@ -12,7 +12,6 @@ Whatever a version lacks has a default; what is there and makes no sense is Dump
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from dataclasses import dataclass, field
@@ -187,7 +186,7 @@ def _frames(frames: Any, budget: list[int]) -> tuple[str, ...]:
 
 def _ranks(ranks: Any) -> tuple[int, ...]:
     if isinstance(ranks, str):
-        ranks = ast.literal_eval(ranks) if re.fullmatch(r"\s*\[[\d\s,]*\]\s*", ranks) else []
+        ranks = [int(rank) for rank in re.findall(r"\d+", ranks)]
     return tuple(_int(rank) for rank in _list(ranks))
 
 

@@ -53,7 +53,7 @@ def loads(data: bytes) -> tuple[Any, bool]:
             pass
     except _EndError:
         return machine.close(), False
-    except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error) as broken:
+    except (LookupError, TypeError, ValueError, AttributeError, struct.error) as broken:
         raise DumpError(f"it is no pickle: byte {machine.at} makes no sense") from broken
     return machine.stack[-1], True
 
