@@ -15,7 +15,7 @@ from tests.kv.store.helpers import RedisServer, key, value, wait_until
 from tightwire.errors import LinkError
 from tightwire.kv.store import open_store
 from tightwire.kv.store.redis import PREFIX, Redis
-from tightwire.kv.store.resp import Address, Connection
+from tightwire.net.resp import Address, Connection
 
 KEYS = [key(number) for number in range(20)]
 
@@ -68,6 +68,8 @@ def test_the_leading_run_whatever_is_missing(redis: Redis, there: set[int]) -> N
         redis.put(KEYS[number], memoryview(b"x"))
     assert redis.contains(KEYS) == next((number for number in range(20) if number not in there), 20)
     assert redis.contains([]) == 0
+    assert redis.first(KEYS) == min(there, default=20)
+    assert redis.first([]) == 0
 
 
 def test_a_value_expires_when_told_to(server: RedisServer, redis: Redis) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Sequence
 
-from tightwire.kv.store.resp import Address, Connection, Reply, ServerError
+from tightwire.net.resp import Address, Connection, Reply, ServerError
 
 PREFIX = "tightwire:"
 _NO_ROOM, _NO_VALUE = "OOM", "WRONGTYPE"

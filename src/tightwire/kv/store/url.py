@@ -19,13 +19,12 @@ from tightwire.kv.store.directory import Directory
 from tightwire.kv.store.memory import Memory
 from tightwire.kv.store.objects import Objects
 from tightwire.kv.store.redis import Redis
-from tightwire.kv.store.resp import Address
 from tightwire.kv.store.store import Store
+from tightwire.net.resp import SCHEMES, Address
 
 DEFAULT_MAX_BYTES = 16 * 2**30
 DEFAULT_TIMEOUT_S = 2.0
 _OBJECTS = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
-_SERVERS = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}  # with TLS?
 
 
 def open_store(url: str, *, max_bytes: int | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> Store:
@@ -48,36 +47,22 @@ def _backend(url: str, max_bytes: int | None, timeout_s: float) -> Backend:
         )
     if parts.scheme == "memory":
         return Memory(DEFAULT_MAX_BYTES if max_bytes is None else max_bytes)
-    if max_bytes is not None and parts.scheme in (*_SERVERS, *_OBJECTS):
-        where = "maxmemory in the server" if parts.scheme in _SERVERS else "a lifecycle rule of the bucket"
+    if max_bytes is not None and parts.scheme in (*SCHEMES, *_OBJECTS):
+        where = "maxmemory in the server" if parts.scheme in SCHEMES else "a lifecycle rule of the bucket"
         raise ConfigError(f"max_bytes={max_bytes}: store {parts.scheme}:// is bounded by {where}; leave it out")
-    if parts.scheme in _SERVERS:
+    if parts.scheme in SCHEMES:
         return _redis(parts, timeout_s)
     if parts.scheme in _OBJECTS:
         return Objects.open(url, timeout_s=timeout_s)
-    allowed = ", ".join(("file", "memory", *_SERVERS, *_OBJECTS))
+    allowed = ", ".join(("file", "memory", *SCHEMES, *_OBJECTS))
     raise ConfigError(f"store {parts.scheme}://…: the scheme is not one of {allowed}")
 
 
 def _redis(parts: SplitResult, timeout_s: float) -> Redis:
     settings = _settings(parts, "ttl_s")
-    database = parts.path.strip("/") or "0"
-    try:
-        port = parts.port or Address.port
-    except ValueError as error:
-        raise ConfigError(f"store {parts.scheme}://{parts.hostname}: {error}") from error
-    if not parts.hostname or not database.isdigit() or settings.get("ttl_s") == 0:
-        raise ConfigError(
-            f"store {parts.scheme}://{parts.hostname}{parts.path}: write it like redis://host:6379/0?ttl_s=3600"
-        )
-    address = Address(
-        parts.hostname,
-        port,
-        int(database),
-        unquote(parts.username) if parts.username else None,
-        unquote(parts.password) if parts.password else None,
-        _SERVERS[parts.scheme],
-    )
+    address = Address.of(parts, "store")
+    if settings.get("ttl_s") == 0:
+        raise ConfigError(f"store {parts.scheme}://{parts.hostname}: ttl_s=0; write it like redis://host:6379/0?ttl_s=3600")
     return Redis(address, timeout_s=timeout_s, ttl_s=settings.get("ttl_s"))
 
 

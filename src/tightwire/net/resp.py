@@ -1,8 +1,8 @@
 """One connection that speaks RESP2 (https://redis.io/docs/latest/develop/reference/protocol-spec/), the protocol of
 Redis and Valkey.
 
-The few commands of a store need no client library, and large values come several times faster straight from the
-socket into their own memory, which is taken only after the stated length was found acceptable.
+The few commands of a store or of a stream need no client library, and large values come several times faster straight
+from the socket into their own memory, which is taken only after the stated length was found acceptable.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import select
 import socket
 import ssl
 from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import SplitResult, unquote
 
 import numpy as np
 
-from tightwire.errors import LinkError
+from tightwire.errors import ConfigError, LinkError
 
+SCHEMES = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}  # with TLS?
 _MAX_LINE_BYTES = 64 * 1024
+_MAX_DEPTH = 8
 
-Reply = str | int | memoryview | None
+Reply: TypeAlias = "str | int | memoryview | list[Reply] | None"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,21 @@ class Address:
     username: str | None = None
     password: str | None = None
     tls: bool = False
+
+    @classmethod
+    def of(cls, parts: SplitResult, what: str) -> Address:
+        """From `redis://[user:password@]host[:port][/database]`. Raises ConfigError, which calls the URL `what`."""
+        database = parts.path.strip("/") or "0"
+        try:
+            port = parts.port or cls.port
+        except ValueError as error:
+            raise ConfigError(f"{what} {parts.scheme}://{parts.hostname}: {error}") from error
+        if parts.scheme not in SCHEMES or not parts.hostname or not database.isdigit():
+            raise ConfigError(
+                f"{what} {parts.scheme}://{parts.hostname}{parts.path}: write it like redis://host:6379/0"
+            )
+        username, password = (unquote(each) if each else None for each in (parts.username, parts.password))
+        return cls(parts.hostname, port, int(database), username, password, SCHEMES[parts.scheme])
 
 
 class ServerError(LinkError):
@@ -46,6 +65,7 @@ class Connection:
     the connection is of no use."""
 
     def __init__(self, address: Address, timeout_s: float) -> None:
+        self._room = self._items = 0
         self._socket = socket.create_connection((address.host, address.port), timeout_s)
         try:
             if address.tls:
@@ -61,9 +81,9 @@ class Connection:
             self._socket.close()
             raise
 
-    def call(self, *words: str | memoryview, max_bytes: int = 0) -> Reply:
-        """The answer to one command. Raises ServerError, OSError, and LinkError for what is not RESP2 or is longer
-        than `max_bytes`."""
+    def call(self, *words: str | memoryview, max_bytes: int = 0, max_items: int = 0) -> Reply:
+        """The answer to one command. Raises ServerError, OSError, and LinkError for what is not RESP2, or where all
+        values together are longer than `max_bytes` or all lists than `max_items`."""
         text = b"*%d\r\n" % len(words)
         for word in words:
             data = word.encode() if isinstance(word, str) else word
@@ -75,7 +95,8 @@ class Connection:
             else:
                 text += data + b"\r\n"
         self._socket.sendall(text)
-        return self._reply(max_bytes)
+        self._room, self._items = max_bytes, max_items
+        return self._reply(0)
 
     @property
     def ended(self) -> bool:
@@ -88,7 +109,7 @@ class Connection:
         self._file.close()
         self._socket.close()
 
-    def _reply(self, max_bytes: int) -> Reply:
+    def _reply(self, depth: int) -> Reply:
         line = self._file.readline(_MAX_LINE_BYTES)
         if not line:
             raise LinkError("the server closed the connection")
@@ -99,20 +120,29 @@ class Connection:
             return rest
         if kind == b"-":
             raise ServerError(rest)
-        if kind in b":$":
-            try:
-                number = int(rest)
-            except ValueError:
-                raise LinkError(f"not an answer of Redis: {line[:40]!r}") from None
-            if kind == b":":
-                return number
-            return None if number == -1 else self._bulk(number, max_bytes)
-        raise LinkError(f"not an answer of Redis to this command: {line[:40]!r}")
+        if kind not in b":$*":
+            raise LinkError(f"not an answer of Redis to this command: {line[:40]!r}")
+        try:
+            number = int(rest)
+        except ValueError:
+            raise LinkError(f"not an answer of Redis: {line[:40]!r}") from None
+        if kind == b":":
+            return number
+        if number == -1:
+            return None
+        return self._bulk(number) if kind == b"$" else self._array(number, depth)
 
-    def _bulk(self, size: int, max_bytes: int) -> memoryview:
-        if not 0 <= size <= max_bytes:
-            raise LinkError(f"an answer of {size} bytes; accepted are {max_bytes}")
+    def _bulk(self, size: int) -> memoryview:
+        if not 0 <= size <= self._room:
+            raise LinkError(f"an answer of {size} bytes; accepted are {self._room}")
+        self._room -= size
         data = np.empty(size, np.uint8).data
         if self._file.readinto(data) != size or self._file.read(2) != b"\r\n":
             raise LinkError("the connection ended in the middle of an answer")
         return data.toreadonly()
+
+    def _array(self, count: int, depth: int) -> list[Reply]:
+        if not 0 <= count <= self._items or depth == _MAX_DEPTH:
+            raise LinkError(f"not an answer of Redis to this command: a list of {count}; accepted are {self._items}")
+        self._items -= count
+        return [self._reply(depth + 1) for _ in range(count)]
