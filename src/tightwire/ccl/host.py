@@ -14,7 +14,8 @@ from tightwire.ccl.transport import Connection
 
 
 class Source(Protocol):
-    """One host, or many. `connections` of the ranks with these processes; the others about one process."""
+    """One host, or many. `connections` of the ranks with these processes; the others about one process, which its number
+    and its start name on any host."""
 
     def look(self) -> list[Summary]: ...
 
@@ -24,7 +25,7 @@ class Source(Protocol):
 
     def evidence(self, pid: int, pid_start: int) -> Evidence | None: ...
 
-    def throttling(self, pid: int) -> Throttling | None: ...
+    def throttling(self, pid: int, pid_start: int) -> Throttling | None: ...
 
 
 class ThisHost:
@@ -45,5 +46,5 @@ class ThisHost:
     def evidence(self, pid: int, pid_start: int) -> Evidence | None:
         return evidence.collect(pid, pid_start)
 
-    def throttling(self, pid: int) -> Throttling | None:
+    def throttling(self, pid: int, pid_start: int) -> Throttling | None:
         return throttling.watch(pid)

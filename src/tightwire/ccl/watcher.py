@@ -71,10 +71,10 @@ class Watcher:
 
     def _slow_verdict(self, found: Finding) -> Verdict:
         over = found.ended_s is not None
-        pids = {} if over else {rank: self.collector.ranks[rank].sample.pid for rank in found.ranks}
-        held_back = {rank: self._source.throttling(pid) for rank, pid in pids.items()}
+        samples = [] if over else [self.collector.ranks[rank].sample for rank in found.ranks]
+        held_back = {each.rank: self._source.throttling(each.pid, each.pid_start) for each in samples}
         told = {rank: each for rank, each in held_back.items() if each is not None}
-        return verdicts.slow(found, self._evidence(pids), told, self._clock.now_s())
+        return verdicts.slow(found, self._evidence(held_back), told, self._clock.now_s())
 
     def _inconsistent(self) -> Inconsistency | None:
         rounds, groups = self.collector.rounds, self.collector.groups

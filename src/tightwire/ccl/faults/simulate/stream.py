@@ -144,5 +144,5 @@ class SimulatedSource:
     def evidence(self, pid: int, pid_start: int) -> Evidence | None:
         return None
 
-    def throttling(self, pid: int) -> Throttling | None:
+    def throttling(self, pid: int, pid_start: int) -> Throttling | None:
         return None
