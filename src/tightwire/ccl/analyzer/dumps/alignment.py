@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tightwire.ccl.analyzer.dumps import gloo
 from tightwire.ccl.sources.flight_recorder.dump import Dump, Entry, Status
 
 _DEFAULT = ("", "0")
@@ -34,6 +35,11 @@ class Position:
     completed: int | None = None
 
     @property
+    def last(self) -> int | None:
+        """The last collective in its record."""
+        return max(self.calls, default=self.entered)
+
+    @property
     def open(self) -> int | None:
         """The first collective that is entered and not completed."""
         if self.entered is None or self.completed is None or self.entered <= self.completed:
@@ -47,13 +53,22 @@ class Position:
 
 @dataclass(slots=True)
 class Job:
-    """`positions`: group → rank → position, for ranks that have a dump. `active_only`: completed entries were left out."""
+    """`positions`: group → rank → position, for ranks that have a dump. `world_known`: it is not only the ranks that have
+    one. `active_only`: completed entries were left out. `failed`: groups with calls that cannot have been completed
+    though their record says so."""
 
     dumps: Mapping[int, Dump]
     world: tuple[int, ...]
+    world_known: bool
     positions: dict[Group, dict[int, Position]]
     descriptions: dict[str, str]
     active_only: bool
+    failed: set[Group] = field(default_factory=set)
+
+    @property
+    def silent(self) -> set[int]:
+        """Ranks without a dump."""
+        return set(self.world) - self.dumps.keys()
 
     def title(self, group: Group) -> str:
         return self.descriptions.get(group.name) or group.name
@@ -62,7 +77,9 @@ class Job:
 def align(dumps: Mapping[int, Dump]) -> Job:
     """Linear in entries and in memberships."""
     named = {rank for dump in dumps.values() for ranks in dump.groups.values() for rank in ranks}
-    world = tuple(sorted(named | dumps.keys())) if named else tuple(range(max(dumps, default=-1) + 1))
+    told = gloo.size(e for dump in dumps.values() for e in dump.entries if e.group in _DEFAULT)
+    count = max(max(dumps, default=-1) + 1, told or 0)
+    world = tuple(sorted(named | dumps.keys())) if named else tuple(range(count))
     members = _Members(dumps, world)
     positions: dict[Group, dict[int, Position]] = defaultdict(dict)
     descriptions: dict[str, str] = {}
@@ -85,27 +102,33 @@ def align(dumps: Mapping[int, Dump]) -> Job:
             if rank in dumps:
                 of.setdefault(rank, Position())
     active_only = not any(entry.done for dump in dumps.values() for entry in dump.entries)
-    job = Job(dumps, world, dict(positions), descriptions, active_only)
+    job = Job(dumps, world, bool(named or told), dict(positions), descriptions, active_only)
     _number_by_order(job, numbers)
+    tells = any(dump.status for dump in dumps.values())
     for group, of in job.positions.items():
         mixed = any(_mixed(position) for position in of.values())
+        status = {rank: _status(rank, group, of, dumps, numbers) for rank in of}
         for rank, position in of.items():
-            _place(position, dumps[rank], _status(rank, group, of, dumps, numbers), mixed)
+            _place(position, dumps[rank], status[rank], mixed, tells)
+        if failed := gloo.failed(of):
+            job.failed.add(group)
+            for entry in failed:
+                entry.done = False
+            for rank, position in of.items():
+                _place(position, dumps[rank], status[rank], mixed, tells)
     return job
 
 
 class _Members:
-    """Which ranks a name means to a rank: its own account, that of a peer, or all that used the name."""
+    """Which ranks a name means to a rank: its own account, that of a peer, or what its use says."""
 
     def __init__(self, dumps: Mapping[int, Dump], world: tuple[int, ...]) -> None:
         self.dumps, self.world = dumps, world
         self.told: dict[str, set[tuple[int, ...]]] = defaultdict(set)
-        self.used: dict[str, set[int]] = defaultdict(set)
-        for rank, dump in dumps.items():
+        for dump in dumps.values():
             for name, ranks in dump.groups.items():
                 self.told[name].add(ranks)
-            for entry in dump.entries:
-                self.used[entry.group].add(rank)
+        self.inferred = gloo.members(dumps, world)
         self.known: dict[tuple[int, str], Group] = {}
 
     def group(self, rank: int, name: str) -> Group:
@@ -123,7 +146,7 @@ class _Members:
                 return ranks
         if name in _DEFAULT:
             return self.world
-        return tuple(sorted(self.used.get(name) or {rank}))
+        return self.inferred.get(name) or (rank,)
 
 
 def _mixed(position: Position) -> bool:
@@ -166,7 +189,8 @@ def _status(
     return dumps[rank].status.get(number) if number is not None else None
 
 
-def _place(position: Position, dump: Dump, status: Status | None, mixed: bool) -> None:
+def _place(position: Position, dump: Dump, status: Status | None, mixed: bool, tells: bool) -> None:
+    """`tells`: dumps of this version have a status for each group that was used."""
     if position.calls:
         position.entered = max(position.calls)
         unfinished = [n for n, calls in position.calls.items() if not all(e.done for e in calls)]
@@ -174,5 +198,5 @@ def _place(position: Position, dump: Dump, status: Status | None, mixed: bool) -
     elif status is not None and not mixed:
         position.entered = status.enqueued or 0
         position.completed = status.completed or 0
-    elif status is None and (dump.status or (dump.entries and dump.entries[0].record == 0)):
+    elif status is None and dump.whole and (dump.status or (dump.entries[0].record == 0 if dump.entries else tells)):
         position.entered = position.completed = 0  # nothing is lost, and nothing was ever called there

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+from tightwire.ccl.analyzer.dumps import gloo
 from tightwire.ccl.analyzer.dumps.alignment import Group, Job, Position
 from tightwire.ccl.sources.flight_recorder.dump import Entry
 
@@ -30,18 +31,27 @@ class Mismatch:
 
 
 def find(job: Job) -> list[Mismatch]:
-    """The first mismatch of each group that is stuck at it or later."""
+    """The first mismatch of each group that is stuck at it or later, or has failed in it."""
     found = []
     for group, of in job.positions.items():
-        stuck = [position.open for position in of.values() if position.open is not None]
-        if not stuck:
-            continue
-        for sequence in sorted({n for position in of.values() for n in position.calls if n <= max(stuck)}):
+        for sequence in _stuck_until(of):
             camps = _camps(of, sequence)
             if len(camps) > 1:
                 found.append(_judge(group, of, sequence, camps))
                 break
     return found
+
+
+def _stuck_until(of: dict[int, Position]) -> list[int]:
+    """The numbers up to the last in which somebody is stuck; on gloo, which records a failed call like one that was
+    completed, the one that is everybody's last."""
+    stuck = [position.open for position in of.values() if position.open is not None]
+    if stuck:
+        return sorted({n for position in of.values() for n in position.calls if n <= max(stuck)})
+    last = {position.last or 0 for position in of.values()}
+    entries = [position.entry(number) for position in of.values() for number in last]
+    alike = len(last) == 1 and all(entry is not None and entry.backend == gloo.NAME for entry in entries)
+    return list(last) if alike else []
 
 
 def call(entry: Entry) -> str:

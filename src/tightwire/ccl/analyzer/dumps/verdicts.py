@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from tightwire.ccl.analyzer.dumps import mismatch, waits
+from tightwire.ccl.analyzer.dumps import gloo, mismatch, waits
 from tightwire.ccl.analyzer.dumps.alignment import Job, align
 from tightwire.ccl.analyzer.dumps.mismatch import Mismatch
 from tightwire.ccl.analyzer.dumps.waits import Wait
@@ -20,11 +20,15 @@ def diagnose(dumps: Mapping[int, Dump], unread: Sequence[str] = (), damaged: Col
     not be used, in words, and the ranks that they belong to. Times are on the ranks' wall clocks."""
     job = align(dumps)
     found = waits.find(job)
-    verdicts = [_inconsistent(job, one, found) for one in _real(mismatch.find(job), found)]
+    different = _real(mismatch.find(job), found)
+    verdicts = [_inconsistent(job, one, found) for one in different]
     settled = {rank for verdict in verdicts for rank in verdict.waiting_ranks + verdict.guilty_ranks}
+    settled |= {rank for one in different for rank in one.group.ranks if rank in job.silent}  # gloo may end them for it
     verdicts += _roots(job, found, settled, damaged)
     if not verdicts and any(w.pair is not None or job.positions[w.group][w.rank].open for w in found):
-        verdicts.append(_standing(job, found))
+        verdicts.append(_outside(job, found, damaged) or _standing(job, found))
+    if not verdicts and (gone := _all_left(job)):
+        verdicts.append(_absent(job, "no dump", sorted(gone), {}, damaged, sorted(job.dumps)))
     if not verdicts and unread:
         verdicts.append(_verdict(job, "undetermined", [], "low", "the dumps that can be read show nothing unfinished"))
     for verdict in verdicts:
@@ -34,7 +38,7 @@ def diagnose(dumps: Mapping[int, Dump], unread: Sequence[str] = (), damaged: Col
 
 def _real(found: list[Mismatch], waiting: list[Wait]) -> list[Mismatch]:
     """A mismatch in a group is the reason unless somebody is waited for in another one, out of the group's reach."""
-    return [one for one in found if any(w.group == one.group for w in waiting)]
+    return [one for one in found if not waiting or any(w.group == one.group for w in waiting)]
 
 
 def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[int]) -> list[Verdict]:
@@ -48,6 +52,9 @@ def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[i
     direct = {q for q, by in accused.items() if any(w.head or q in w.behind for w in by)}
     if direct:  # who is waited for only in calls that come after the ones that stand is no cause
         accused = defaultdict(list, {q: by for q, by in accused.items() if q in direct})
+    if accused.keys() <= job.dumps.keys() and (gone := _left_by_all(job, accused)):
+        waiting = [w for by in accused.values() for w in by]
+        accused = defaultdict(list, dict.fromkeys(gone, waiting))
     by_kind: dict[str, list[int]] = defaultdict(list)
     for rank, by in sorted(accused.items()):
         by_kind[_kind(job, rank, by, found)].append(rank)
@@ -62,6 +69,31 @@ def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[i
     if not accused and not settled and any(w.targets for w in found) and not any(w.ends for w in found):
         verdicts.append(_circle(job, found))
     return verdicts
+
+
+def _left_by_all(job: Job, accused: Collection[int]) -> set[int]:
+    """Ranks without a dump that explain on gloo why each of the accused made no further call: theirs failed. Nobody if
+    only one rank did not go on, as that may as well be its own doing."""
+    idle = gloo.idle(job)
+    if len(idle) < 2 or not accused or not set(accused) <= idle:
+        return set()
+    return set.intersection(*(gloo.left_by(job, rank) for rank in idle))
+
+
+def _all_left(job: Job) -> set[int]:
+    """The same where nobody waits any more."""
+    idle = gloo.idle(job)
+    return set.intersection(*(gloo.left_by(job, rank) for rank in idle)) if idle and idle == job.dumps.keys() else set()
+
+
+def _outside(job: Job, found: list[Wait], damaged: Collection[int]) -> Verdict | None:
+    """On gloo, whose groups are known by their use only: everybody who ever was in the group waits in it, and some ranks
+    are in no operation at all."""
+    wait = next((w for w in found if w.ends), None)
+    away = sorted(gloo.idle(job))
+    if wait is None or not away or any(ranks for dump in job.dumps.values() for ranks in dump.groups.values()):
+        return None
+    return _absent(job, "not entered", away, {rank: [wait] for rank in away}, damaged, _victims(found, away))
 
 
 def _victims(found: list[Wait], guilty: Collection[int]) -> list[int]:
@@ -120,27 +152,47 @@ def _absent(
     damaged: Collection[int],
     victims: list[int],
 ) -> Verdict:
+    waiting = [w for r in ranks for w in accused.get(r, ())]
     lines = []
     for rank in ranks:
         if kind == "no dump":
-            lines.append(
-                f"rank {rank}: {'its dump cannot be read' if rank in damaged else 'no dump'}; the others wait for it"
-            )
+            left = "its dump cannot be read" if rank in damaged else "no dump"
+            lines.append(f"rank {rank}: {left}; the others {'wait for it' if waiting else 'make no further call'}")
             continue
         wait = accused[rank][0]
-        entered = job.positions[wait.group][rank].entered
+        position = job.positions[wait.group].get(rank)
         if wait.pair is not None:
             half = "receive" if wait.operation == "send" else "send"
             lines.append(f"rank {rank} has not posted the {half} that rank {wait.rank} waits for")
+        elif position is None:
+            lines.append(
+                f"rank {rank} is in no operation, and everybody else known of the group is in {_call(job, wait)}"
+            )
         else:
+            entered = position.entered
             known = "is not in its record" if entered is None else f"its last one is number {entered}"
             lines.append(f"rank {rank} has not entered {_call(job, wait)}: {known}")
         lines += _last(job, rank)
-    waiting = [w for r in ranks for w in accused[r]]
-    silent = set(job.world) - job.dumps.keys()
-    sure = kind == "not entered" or (len(silent) == 1 and not set(ranks) & set(damaged))
+    sure = kind == "not entered" or (len(job.silent) == 1 and not set(ranks) & set(damaged))
+    doubts = _doubts(job, kind, ranks, waiting)
     cause = "has not entered" if kind == "not entered" else "left no dump"
-    return _verdict(job, "H1", ranks, "high" if sure else "low", cause, lines, waiting, victims=victims)
+    confidence = "high" if sure and not doubts else "low"
+    return _verdict(job, "H1", ranks, confidence, cause, [*lines, *doubts], waiting, victims=victims)
+
+
+def _doubts(job: Job, kind: str, ranks: list[int], waiting: list[Wait]) -> list[str]:
+    """Why gloo's records do not prove it."""
+    doubts = []
+    if any(w.group in job.failed for w in waiting) or (kind == "no dump" and not waiting):
+        doubts.append(
+            "the others' last call is recorded as over; gloo records one that failed like one that was completed"
+        )
+    unknown = [r for w in waiting for r in ranks if kind == "not entered" and r not in job.positions[w.group]]
+    if unknown:
+        doubts.append("gloo does not record who is in a group")
+    if len(ranks) > 1 and kind == "not entered" and gloo.sends(job):
+        doubts.append("gloo records no sends and receives: one of these ranks may wait for another in one")
+    return doubts
 
 
 def _standing(job: Job, found: list[Wait]) -> Verdict:
@@ -150,12 +202,19 @@ def _standing(job: Job, found: list[Wait]) -> Verdict:
     wait = min(oldest, key=lambda w: (w.created_ns, w.rank))
     ends = sorted({wait.rank, wait.pair} if wait.pair is not None else wait.group.ranks)
     link = [f"{ends[0]}-{ends[1]}"] if len(ends) == 2 else []
-    entries = [job.positions[wait.group][r].entry(wait.sequence) for r in ends if r in job.positions[wait.group]]
+    of = job.positions[wait.group]
+    entries = [of[rank].entry(wait.sequence) if rank in of else None for rank in ends]
     started = sum(e is not None and e.started for e in entries)
-    lines = [
-        f"all ranks of group {job.title(wait.group)!r} entered {_call(job, wait)}; none has completed it",
-        f"it runs on {started} of {len(ends)} ranks" if started else "no dump says that it has started anywhere",
-    ]
+    done = [r for r, e in zip(ends, entries, strict=True) if e is not None and e.done]
+    through = f"rank {', '.join(map(str, done))} left it" if done else "none has completed it"
+    lines = [f"all ranks of group {job.title(wait.group)!r} entered {_call(job, wait)}; {through}"]
+    if not any(e is not None and e.backend == gloo.NAME for e in entries):
+        runs = f"it runs on {started} of {len(ends)} ranks"
+        lines.append(runs if started else "no dump says that it has started anywhere")
+    elif not job.world_known:
+        lines.append(
+            f"gloo does not record how many ranks there are: one beyond rank {max(job.world)} would not be missed"
+        )
     if not link:
         lines.append("which rank or link holds it up cannot be told from dumps")
     same = [w for w in stuck if w.group == wait.group and w.sequence == wait.sequence]

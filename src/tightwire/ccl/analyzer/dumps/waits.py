@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tightwire.ccl.analyzer.dumps import gloo
 from tightwire.ccl.analyzer.dumps.alignment import Group, Job, Position
 from tightwire.ccl.sources.flight_recorder.dump import Entry
-
-_ONE_WAY = ("broadcast", "reduce", "gather", "scatter", "send", "recv")  # some may leave before others have come
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +107,18 @@ def _behind(of: dict[int, Position], rank: int, position: Position) -> tuple[int
     found = []
     for q, other in of.items():
         at = other.open
-        if q == rank or at is None or at > position.completed:
+        if q == rank or at is None or at > position.completed or _on_gloo(other.entry(at)):
             continue
-        if any(_joint(other.entry(n) or position.entry(n)) for n in range(at, min(position.completed, at + 64) + 1)):
+        if any(
+            gloo.joint(other.entry(n) or position.entry(n)) for n in range(at, min(position.completed, at + 64) + 1)
+        ):
             found.append(q)
     return tuple(found) if 2 * len(found) <= len(of) else ()
+
+
+def _on_gloo(entry: Entry | None) -> bool:
+    """There is no device that could stand still, and who left it may have left in error."""
+    return entry is not None and entry.backend == gloo.NAME
 
 
 def _elsewhere(head: Entry | None, calls: list[Entry]) -> bool:
@@ -124,10 +130,6 @@ def _elsewhere(head: Entry | None, calls: list[Entry]) -> bool:
 
 def _batch(one: Entry, other: Entry) -> bool:
     return one.is_p2p and other.is_p2p and (one.group, one.p2p_sequence) == (other.group, other.p2p_sequence)
-
-
-def _joint(entry: Entry | None) -> bool:
-    return entry is None or entry.op.strip("_").split("_oop")[0] not in _ONE_WAY
 
 
 def _unstarted(

@@ -141,7 +141,9 @@ def _entry(raw: dict[str, Any], budget: list[int]) -> Entry:
         in_dtypes=_dtypes(raw.get("input_dtypes"), budget),
         out_dtypes=_dtypes(raw.get("output_dtypes"), budget),
         started=state in ("started", "completed") or bool(raw.get("time_discovered_started_ns")),
-        done=state == "completed" or bool(raw.get("time_discovered_completed_ns")) or bool(raw.get("retired", False)),
+        done=state == "completed"
+        or bool(raw.get("time_discovered_completed_ns"))
+        or (bool(raw.get("retired", False)) and backend != "nccl"),  # NCCL's retire when they time out, too
         created_ns=_int(raw.get("time_created_ns") or 0),
         frames=_frames(raw.get("frames"), budget),
     )

@@ -53,6 +53,8 @@ def loads(data: bytes) -> tuple[Any, bool]:
             pass
     except _EndError:
         return machine.close(), False
+    except DumpError:
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, struct.error) as broken:
         raise DumpError(f"it is no pickle: byte {machine.at} makes no sense") from broken
     return machine.stack[-1], True

@@ -1,0 +1,107 @@
+"""What gloo's records leave out, inferred from all ranks' dumps.
+
+gloo records no ranks of its groups, and an operation that failed (a peer died, a timeout) like one that was completed. A
+group is as large as its gathers and scatters say, or as the groups that are like it: such groups share the ranks out. An
+operation that needs everybody was not completed while one of its ranks has not entered it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from tightwire.ccl.sources.flight_recorder.dump import Dump, Entry
+
+if TYPE_CHECKING:
+    from tightwire.ccl.analyzer.dumps.alignment import Job, Position
+
+NAME = "gloo"
+_ONE_WAY = ("broadcast", "reduce", "gather", "scatter", "send", "recv")  # some may leave before others have come
+_SPREADS = ("all_gather", "gather")
+_COLLECTS = ("reduce_scatter", "scatter")
+
+
+def joint(entry: Entry | None) -> bool:
+    """Nobody leaves it before everybody has come; unknown ones are taken to be so."""
+    return entry is None or entry.op.strip("_").split("_oop")[0] not in _ONE_WAY
+
+
+def size(entries: Iterable[Entry]) -> int | None:
+    """How many ranks the group of these entries has, where one of them tells."""
+    found: Counter[int] = Counter()
+    for entry in entries:
+        op = entry.op.strip("_")
+        large, small = entry.out_elements, entry.in_elements
+        if op.startswith(_COLLECTS):
+            large, small = small, large
+        elif not op.startswith(_SPREADS):
+            continue
+        if small > 0 and large > small and large % small == 0:
+            found[large // small] += 1
+    return found.most_common(1)[0][0] if found else None
+
+
+def members(dumps: Mapping[int, Dump], world: Iterable[int]) -> dict[str, tuple[int, ...]]:
+    """The ranks of the groups that no dump tells: who used it, and who must have been left over for it."""
+    told = {name for dump in dumps.values() for name, ranks in dump.groups.items() if ranks}
+    users: dict[str, set[int]] = defaultdict(set)
+    entries: dict[str, list[Entry]] = defaultdict(list)
+    for rank, dump in dumps.items():
+        for entry in dump.entries:
+            if entry.group not in told:
+                users[entry.group].add(rank)
+                entries[entry.group].append(entry)
+    alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for name, calls in entries.items():
+        first = min(calls, key=lambda e: e.sequence)
+        alike[first.description, first.op, first.in_elements, first.out_elements].append(name)
+    found: dict[str, tuple[int, ...]] = {}
+    for names in alike.values():
+        usual = max(len(users[name]) for name in names)
+        taken = {rank for name in names for rank in users[name]}
+        left = sorted(set(world) - taken)
+        short = {name: (size(entries[name]) or usual) - len(users[name]) for name in names}
+        lacking = [name for name in names if short[name] > 0]
+        fits = len(lacking) == 1 and short[lacking[0]] == len(left)
+        for name in names:
+            found[name] = tuple(sorted(users[name] | (set(left) if fits and name in lacking else set())))
+    return found
+
+
+def failed(of: Mapping[int, Position]) -> list[Entry]:
+    """Of one group: the entries that look completed and cannot be, as one rank has not entered them. Where ranks went on
+    beyond the next one, their dumps are of different times: then nothing is said."""
+    entered = {rank: position.last for rank, position in of.items() if position.last is not None}
+    if len(entered) < 2:
+        return []
+    behind, ahead = min(entered.values()), max(entered.values())
+    if ahead != behind + 1:
+        return []
+    calls = [entry for position in of.values() for entry in position.calls.get(ahead, [])]
+    return [entry for entry in calls if entry.done and entry.backend == NAME and joint(entry)]
+
+
+def idle(job: Job) -> set[int]:
+    """The ranks that are in no operation, by their record; they may wait in a send or receive, as gloo records none."""
+    busy = {rank for of in job.positions.values() for rank, p in of.items() if p.open is not None}
+    return {r for r, d in job.dumps.items() if r not in busy and all(e.backend == NAME for e in d.entries[-1:])}
+
+
+def left_by(job: Job, rank: int) -> set[int]:
+    """The ranks without a dump that the last call of `rank` may have failed because of: they are in its group, and nobody
+    has entered anything in it since."""
+    last = next(iter(job.dumps[rank].entries[-1:]), None)
+    if last is None or last.backend != NAME or not last.done:
+        return set()
+    for group, of in job.positions.items():
+        if group.name == last.group and rank in of:
+            newest = max(position.entered or 0 for position in of.values())
+            return job.silent & set(group.ranks) if newest <= last.sequence else set()
+    return set()
+
+
+def sends(job: Job) -> bool:
+    """Some rank sent or received: that is counted along with the collectives, though it is not recorded."""
+    entries = (entry for dump in job.dumps.values() for entry in dump.entries)
+    return any(entry.backend == NAME and entry.op_id > entry.sequence for entry in entries)
