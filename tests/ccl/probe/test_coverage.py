@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from tests.ccl.jobs import LAUNCH, SCRIPTS
 
+from tightwire.ccl.probe import native
 from tightwire.ccl.probe.calls import CALLS
 from tightwire.core.events import OPERATION_CODES
 
@@ -21,10 +22,17 @@ NO_CALLS = {
 }  # fmt: skip
 
 
-def play(folder: Path, script: str) -> dict:
+@pytest.fixture(params=["native", "python"])
+def kernel(request: pytest.FixtureRequest) -> str:
+    if request.param == "native" and native.module() is None:
+        pytest.skip("built without torch beside it")
+    return request.param
+
+
+def play(folder: Path, script: str, kernel: str) -> dict:
     done = subprocess.run(
-        [sys.executable, *LAUNCH, "2", str(SCRIPTS / script), str(folder)], capture_output=True, text=True, timeout=240,
-        check=False,
+        [sys.executable, *LAUNCH, "2", str(SCRIPTS / script), str(folder), kernel], capture_output=True, text=True,
+        timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
@@ -44,8 +52,8 @@ def test_the_table_is_what_torch_and_gloo_have() -> None:
 
 
 @pytest.mark.job
-def test_every_call_that_plain_gloo_supports_is_seen_to_begin_and_to_end(tmp_path: Path) -> None:
-    seen = play(tmp_path, "every_call.py")
+def test_every_call_that_plain_gloo_supports_is_seen_to_begin_and_to_end(kernel: str, tmp_path: Path) -> None:
+    seen = play(tmp_path, "every_call.py", kernel)
     assert seen["observed"] == seen["plain"]
     called = {word for name in seen["plain"] for word in name.split()} & set(OPERATION_CODES)
     assert called == set(OPERATION_CODES) - {"unknown", "kv_transfer"} - FAILS_ON_GLOO
@@ -56,8 +64,8 @@ def test_every_call_that_plain_gloo_supports_is_seen_to_begin_and_to_end(tmp_pat
 
 
 @pytest.mark.job
-def test_parallel_training_is_seen_and_computes_the_same(tmp_path: Path) -> None:
-    seen = play(tmp_path, "parallel.py")
+def test_parallel_training_is_seen_and_computes_the_same(kernel: str, tmp_path: Path) -> None:
+    seen = play(tmp_path, "parallel.py", kernel)
     assert seen["observed"] == seen["plain"]
     assert seen["ENTERED"] == seen["DONE"]
     assert seen["counts"]["ddp"]["allreduce"] >= 3

@@ -3,8 +3,17 @@
 from collections import Counter
 from pathlib import Path
 
+import tightwire.ccl
+from tightwire.ccl.probe import native
 from tightwire.ccl.probe.ring import read_records
 from tightwire.core.events import Kind, operation
+
+
+def attached(folder: str, kernel: str) -> bool:
+    """The probe is on, with the kernel that is "native" or in "python"."""
+    if kernel == "python":
+        native.module = lambda: None
+    return tightwire.ccl.attach(folder)
 
 
 def counted(folder: str, rank: int) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Makes every call of torch.distributed on two gloo ranks, first without the probe, then with it: `every_call.py FOLDER`.
+"""Makes every call of torch.distributed on two gloo ranks, first without the probe, then with it: `every_call.py FOLDER KERNEL`.
 Rank 0 prints, as JSON, which of them worked without and with, and how often each operation was seen to begin and end."""
 
 import json
@@ -8,9 +8,7 @@ import warnings
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as functional
-from counts import counted
-
-import tightwire.ccl
+from counts import attached, counted
 
 warnings.simplefilter("ignore")
 dist.init_process_group("gloo")
@@ -81,7 +79,7 @@ def all_that_work() -> list[str]:
 
 
 plain = all_that_work()
-assert tightwire.ccl.attach(sys.argv[1])
+assert attached(*sys.argv[1:])
 observed = all_that_work()
 pair = dist.new_group([1, 0])
 dist.all_reduce(x, group=pair)

@@ -1,4 +1,4 @@
-"""DDP, FSDP2 and a pipeline schedule on two gloo ranks, first without the probe, then with it: `parallel.py FOLDER`.
+"""DDP, FSDP2 and a pipeline schedule on two gloo ranks, first without the probe, then with it: `parallel.py FOLDER KERNEL`.
 Rank 0 prints, as JSON, for each the loss without and with, and how often each operation was seen so far."""
 
 import json
@@ -7,10 +7,8 @@ import warnings
 
 import torch
 import torch.distributed as dist
-from counts import counted
+from counts import attached, counted
 from torch import nn
-
-import tightwire.ccl
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
@@ -57,7 +55,7 @@ def pipeline() -> float:
 
 
 plain = {work.__name__: work() for work in (ddp, fsdp2, pipeline)}
-assert tightwire.ccl.attach(sys.argv[1])
+assert attached(*sys.argv[1:])
 observed, counts = {}, {}
 for work in (ddp, fsdp2, pipeline):
     observed[work.__name__] = work()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -10,44 +11,40 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from tightwire.ccl.probe import dispatch
+from tightwire.ccl.probe import dispatch, native
 from tightwire.ccl.probe.rank import Rank
-from tightwire.ccl.probe.works import Works
 
 DEFAULT_FOLDER = "/dev/shm/tightwire"
-_recorder: dispatch.Recorder | None = None
+Observer = native.Observer | dispatch.Observer
+_observer: Observer | None = None
 
 
 def attach(folder: str | None = None) -> bool:
     """True when the probe is on, now or since an earlier call."""
-    global _recorder
-    if _recorder is not None:
+    global _observer
+    if _observer is not None:
         return True
     try:
-        works: Works | None = None
-        rank = Rank(
-            Path(folder or os.environ.get("TIGHTWIRE_CCL") or DEFAULT_FOLDER), lambda: works.sweep() if works else None
-        )
-        works = Works(rank.writer)
-        recorder = dispatch.Recorder(rank, works, _say)
-        dispatch.install(recorder)
-        works.watch()
-        _follow_groups(rank, works, recorder)
-        os.register_at_fork(after_in_child=lambda: _be_no_rank(recorder, works))
+        rank = Rank(Path(folder or os.environ.get("TIGHTWIRE_CCL") or DEFAULT_FOLDER))
+        observer = _make(rank)
+        rank.before_leaving = observer.sweep
+        observer.watch()
+        _follow_groups(rank, observer)
+        os.register_at_fork(after_in_child=observer.disable)
+        atexit.register(observer.stop)
     except Exception as error:
         _say(error)
         return False
-    _recorder = recorder
+    _observer = observer
     return True
 
 
-def _be_no_rank(recorder: dispatch.Recorder, works: Works) -> None:
-    """In a forked child, a data loader for example: it must not speak for its parent."""
-    recorder.active = False
-    works.forget()
+def _make(rank: Rank) -> Observer:
+    built = native.module() if hasattr(rank.writer, "address") else None
+    return dispatch.Observer(rank, _say) if built is None else native.Observer(built, rank)
 
 
-def _follow_groups(rank: Rank, works: Works, recorder: dispatch.Recorder) -> None:
+def _follow_groups(rank: Rank, observer: Observer) -> None:
     """Note when this process gets into its groups and when it leaves them in order."""
     build, end = distributed_c10d._new_process_group_helper, distributed_c10d.destroy_process_group
 
@@ -55,14 +52,14 @@ def _follow_groups(rank: Rank, works: Works, recorder: dispatch.Recorder) -> Non
         rank.joined()
         result = build(*args, **kwargs)
         what = dispatch.unseen(result[0] if isinstance(result, tuple) else result)
-        if what is not None and recorder.active:
+        if what is not None and observer.active:
             rank.note_unseen(what)
         return result
 
     def destroyed(group: Any = None) -> None:
         whole = group is None or group is dist.group.WORLD
-        works.sweep()  # while they can still be asked
-        recorder.forget(None if whole else group)
+        observer.sweep()  # while they can still be asked
+        observer.forget(None if whole else group)
         end(group)
         if whole:
             rank.left()

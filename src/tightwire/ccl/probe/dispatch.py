@@ -2,7 +2,8 @@
 
 A `ProcessGroup` sends each of its calls, whoever made it, through an operation of the library `c10d`. We register a
 kernel for the key BackendSelect, which every call passes before it gets to its backend and which torch leaves unused
-there; the kernel notes the call and sends it on. Groups, backends, works and results stay what they were.
+there; the kernel notes the call and sends it on. Groups, backends, works and results stay what they were. This is the
+kernel in Python; `native` has the same one in C++, which costs a fraction.
 
 Groups that are Python classes of their own, or that come from a library that has its own way to the network, do not
 come by here; `unseen` says so.
@@ -10,7 +11,7 @@ come by here; `unseen` says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from zlib import crc32
 
@@ -30,14 +31,33 @@ _shapes: dict[Any, int] = {}
 _libraries: dict[str, Any] = {}  # what they registered lives as long as they
 
 
-class Recorder:
-    """Notes calls for one rank. It gives up at the first error of its own: the job must not suffer."""
+class Observer:
+    """Notes calls for one rank. It gives up at the first error of its own: the job must not suffer. Once in a process.
+    Raises RuntimeError when this torch has no such operations."""
 
-    def __init__(self, rank: Rank, works: Works, on_error: Callable[[Exception], None]) -> None:
-        self._rank, self.works, self._on_error = rank, works, on_error
-        self._groups: dict[int, tuple[Any, list[int], Channel]] = {}
+    def __init__(self, rank: Rank, on_error: Callable[[Exception], None]) -> None:
+        self._rank, self._on_error = rank, on_error
+        self.works = Works(rank.writer)
+        self._groups: dict[int, tuple[Any, Channel]] = {}
         self._pairs: dict[tuple[int, str, int, int], Channel] = {}
         self.active = True
+        _install(self)
+
+    def watch(self) -> None:
+        """From now on, for as long as the process lives."""
+        self.works.watch()
+
+    def sweep(self) -> None:
+        """Note what has ended."""
+        self.works.sweep()
+
+    def stop(self) -> None:
+        """Nothing: the thread that asks is Python's own."""
+
+    def disable(self) -> None:
+        """In a forked child, a data loader for example: it must not speak for its parent."""
+        self.active = False
+        self.works.forget()
 
     def forget(self, group: Any = None) -> None:
         """Hold on to `group`, or to any, no longer: it is being destroyed."""
@@ -78,44 +98,38 @@ class Recorder:
     def _channel(self, call: Call, group: Any, partner: int, tag: int) -> Channel:
         known = self._groups.get(id(group))
         if known is None:
-            ranks = _ranks_of(group)
-            known = self._groups[id(group)] = (group, ranks, self._rank.channel(_name_of(group), ranks))
+            known = self._groups[id(group)] = (group, new_channel(self._rank, group))
         if not call.point_to_point:
-            return known[2]
+            return known[1]
         key = (id(group), call.point_to_point, partner, tag)
         if key not in self._pairs:
-            self._pairs[key] = self._pair(_name_of(group), known[1], call.point_to_point, group.rank(), partner, tag)
+            self._pairs[key] = new_channel(self._rank, group, call.point_to_point, partner, tag)
         return self._pairs[key]
-
-    def _pair(self, name: str, ranks: list[int], direction: str, own: int, partner: int, tag: int) -> Channel:
-        if partner < 0:
-            return self._rank.channel(f"{name} any→{ranks[own]}", [ranks[own]], True)
-        source, target = (own, partner) if direction == "to" else (partner, own)
-        label = f"{name} {ranks[source]}→{ranks[target]}" + (f" tag {tag}" if tag else "")
-        return self._rank.channel(label, [ranks[source], ranks[target]], True)
 
     def _give_up(self, error: Exception) -> None:
         self.active = False
         self._on_error(error)
 
 
-def install(recorder: Recorder) -> None:
-    """Once in a process. Raises RuntimeError when this torch has no such operations."""
-    after = torch._C._dispatch_keyset_full_after(_KEY)
-    library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
+def new_channel(rank: Rank, group: Any, direction: str = "", partner: int = -1, tag: int = 0) -> Channel:
+    """That of `group`, or of its pair with `partner` (negative for anyone) in the `direction` "to" or "from" it."""
+    name, ranks = _name_of(group), _ranks_of(group)
+    if not direction:
+        return rank.channel(name, ranks)
+    own = group.rank()
+    if partner < 0:
+        return rank.channel(f"{name} any→{ranks[own]}", [ranks[own]], True)
+    source, target = (own, partner) if direction == "to" else (partner, own)
+    label = f"{name} {ranks[source]}→{ranks[target]}" + (f" tag {tag}" if tag else "")
+    return rank.channel(label, [ranks[source], ranks[target]], True)
+
+
+def operations() -> Iterator[tuple[str, list[str]]]:
+    """The name and the arguments of each operation of this torch that belongs to a group."""
     for schema in torch._C._jit_get_all_schemas():
-        name = schema.name.removeprefix("c10d::")
         arguments = [argument.name for argument in schema.arguments]
         if schema.name.startswith("c10d::") and "process_group" in arguments:
-            call, operator = CALLS.get(name, Call("unknown")), getattr(torch.ops.c10d, name).default
-            kernel = _kernel(recorder, call, arguments, operator, after)
-            library.impl(name, kernel, _KEY.name, with_keyset=True)  # type: ignore[no-untyped-call]
-            _libraries[library.ns] = library
-    if not _libraries:
-        raise RuntimeError("this build of torch has no c10d operations")
-    functional = _libraries["wait"] = torch.library.Library("_c10d_functional", "IMPL")  # type: ignore[no-untyped-call]
-    wait = _wait_kernel(recorder, torch.ops._c10d_functional.wait_tensor.default, after)
-    functional.impl("wait_tensor", wait, _KEY.name, with_keyset=True)  # type: ignore[no-untyped-call]
+            yield schema.name.removeprefix("c10d::"), arguments
 
 
 def unseen(group: Any) -> str | None:
@@ -126,7 +140,22 @@ def unseen(group: Any) -> str | None:
     return f"group {_name_of(group)!r} is a {kind.__module__}.{kind.__qualname__}, which does not call torch's backends"
 
 
-def _kernel(recorder: Recorder, call: Call, arguments: list[str], operator: Any, after: Any) -> Callable[..., Any]:
+def _install(observer: Observer) -> None:
+    after = torch._C._dispatch_keyset_full_after(_KEY)
+    library = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
+    for name, arguments in operations():
+        call, operator = CALLS.get(name, Call("unknown")), getattr(torch.ops.c10d, name).default
+        kernel = _kernel(observer, call, arguments, operator, after)
+        library.impl(name, kernel, _KEY.name, with_keyset=True)  # type: ignore[no-untyped-call]
+        _libraries[library.ns] = library
+    if not _libraries:
+        raise RuntimeError("this build of torch has no c10d operations")
+    functional = _libraries["wait"] = torch.library.Library("_c10d_functional", "IMPL")  # type: ignore[no-untyped-call]
+    wait = _wait_kernel(observer, torch.ops._c10d_functional.wait_tensor.default, after)
+    functional.impl("wait_tensor", wait, _KEY.name, with_keyset=True)  # type: ignore[no-untyped-call]
+
+
+def _kernel(observer: Observer, call: Call, arguments: list[str], operator: Any, after: Any) -> Callable[..., Any]:
     redispatch = operator.redispatch
     group_at = arguments.index("process_group")
     share_at = arguments.index(call.share) if call.share in arguments else None
@@ -136,8 +165,8 @@ def _kernel(recorder: Recorder, call: Call, arguments: list[str], operator: Any,
     def kernel(keys: Any, *args: Any) -> Any:
         pending = None
         device = next((tensor.device.type for tensor in _flat(args[0])), "cpu")
-        if recorder.active and device != "meta":  # which only asks what the result would look like
-            pending = recorder.enter(
+        if observer.active and device != "meta":  # which only asks what the result would look like
+            pending = observer.enter(
                 call, args[group_at], None if share_at is None else args[share_at],
                 -1 if partner_at is None else args[partner_at], 0 if tag_at is None else args[tag_at], device == "cpu",
             )  # fmt: skip
@@ -146,25 +175,25 @@ def _kernel(recorder: Recorder, call: Call, arguments: list[str], operator: Any,
         try:
             result = redispatch(keys & after, *args)
         except BaseException:
-            recorder.works.end(pending, True)
+            observer.works.end(pending, True)
             raise
-        recorder.entered(pending, result[-1] if isinstance(result, tuple) else result)
+        observer.entered(pending, result[-1] if isinstance(result, tuple) else result)
         return result
 
     return kernel
 
 
-def _wait_kernel(recorder: Recorder, operator: Any, after: Any) -> Callable[..., Any]:
+def _wait_kernel(observer: Observer, operator: Any, after: Any) -> Callable[..., Any]:
     """Functional collectives wait by tensor: `_c10d_functional::wait_tensor`."""
     redispatch = operator.redispatch
 
     def kernel(keys: Any, tensor: torch.Tensor) -> Any:
         pending = None
-        if recorder.active and type(tensor) is torch.Tensor and tensor.device.type == "cpu":
-            pending = recorder.works.of_tensor(tensor.data_ptr())
+        if observer.active and type(tensor) is torch.Tensor and tensor.device.type == "cpu":
+            pending = observer.works.of_tensor(tensor.data_ptr())
         if pending is None:
             return redispatch(keys & after, tensor)
-        return recorder.works.wait(pending, lambda: redispatch(keys & after, tensor))
+        return observer.works.wait(pending, lambda: redispatch(keys & after, tensor))
 
     return kernel
 

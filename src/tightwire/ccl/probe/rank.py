@@ -33,12 +33,13 @@ class Channel:
 class Rank:
     """Writes the ring of this process. `before_leaving` runs before a goodbye: what it notes still counts."""
 
-    def __init__(self, folder: Path, before_leaving: Callable[[], None]) -> None:
+    def __init__(self, folder: Path) -> None:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         folder.mkdir(parents=True, exist_ok=True)
         self._facts = folder / f"rank-{rank}.groups"
         self._facts.write_text("")
-        self._pid, self._failed, self._before_leaving = os.getpid(), False, before_leaving
+        self._pid, self._failed = os.getpid(), False
+        self.before_leaving: Callable[[], object] = bool
         self.writer = _writer(str(folder / f"rank-{rank}.ring"), rank, world, self._pid)
         self.writer.note_sigterm()
         atexit.register(self._leave)
@@ -64,7 +65,7 @@ class Rank:
 
     def left(self) -> None:
         """It destroyed its groups: a process that ends after this, even by os._exit, left in order."""
-        self._before_leaving()
+        self.before_leaving()
         self.writer.goodbye(Goodbye.IN_ORDER)
 
     def _leave(self) -> None:
@@ -74,7 +75,7 @@ class Rank:
     def _on_error(self, kind: Any, value: Any, trace: Any) -> None:
         if os.getpid() == self._pid:
             self._failed = True
-            self._before_leaving()  # an operation that failed makes this rank a victim
+            self.before_leaving()  # an operation that failed makes this rank a victim
             self.writer.goodbye(Goodbye.ASKED if issubclass(kind, KeyboardInterrupt) else Goodbye.ERROR)
         self._excepthook(kind, value, trace)
 
