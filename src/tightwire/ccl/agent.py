@@ -1,6 +1,7 @@
 """One per host, outside the ranks: reads their rings and what the kernel says about them, and makes a summary.
 
-A rank that is stopped, deadlocked or dead is still seen: its ring is a file, its state is the kernel's.
+A rank that is stopped, deadlocked or dead is still seen: its ring is a file, its state is the kernel's. A ring that is
+damaged while its process lives makes the rank `unknown`.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tightwire.ccl.deaths import Deaths
 from tightwire.ccl.probe import process
-from tightwire.ccl.probe.ring import RingState, read_new, read_state
+from tightwire.ccl.probe.ring import Goodbye, RingState, read_new, read_state
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
+from tightwire.ccl.unknown import settled
 from tightwire.core.clock import Clock
 from tightwire.errors import ConfigError
 
 MAX_FACTS_BYTES = 16 * 2**20
 MAX_UNSEEN = 100
+_GOODBYES = frozenset(Goodbye)
 
 
 class Agent:
-    """Watches the rings in `folder`."""
+    """Watches the rings in `folder`. `unknown`: ranks whose ring cannot be read any more, and why."""
 
     def __init__(self, folder: Path, clock: Clock, proc: Path = Path("/proc")) -> None:
         self._folder, self._clock, self._proc = folder, clock, proc
@@ -32,22 +37,31 @@ class Agent:
         self._seen: dict[Path, tuple[int, int]] = {}  # (start of the process, records read so far)
         self._unseen: list[str] = []
         self._deaths = Deaths()
+        self._last: dict[Path, RankSample] = {}
+        self.unknown: dict[int, str] = {}
 
     def look(self) -> Summary:
         """What is to be seen now. Files that are not (yet) rings are passed over."""
         ranks = []
-        for path in sorted(self._folder.glob("rank-*.ring")):
-            with contextlib.suppress(OSError, ConfigError):
-                ring = read_state(path)
-                state = process.read(ring.pid, ring.pid_start, self._proc)
-                died = self._deaths.order(ring.pid)
-                if state is None or state.dead or died is not None:
-                    ring, state = read_state(path), None  # with what it wrote last
-                else:
-                    self._deaths.watch(ring.pid)
-                ranks.append(_sample(ring, state, died, self._new_records(path, ring)))
+        self.unknown = {}
+        for path in sorted({*self._folder.glob("rank-*.ring"), *self._last}):
+            try:
+                sample = self._look_at(path)
+            except (OSError, ConfigError):
+                sample = None
+            if sample is None:
+                sample = self._without_ring(path)
+            else:
+                self._last[path] = msgspec.structs.replace(sample, records=b"")
+            if sample is not None:
+                ranks.append(sample)
         self._read_facts()
         return Summary(socket.gethostname(), self._clock.now_s(), ranks, list(self._groups.values()), self._unseen)
+
+    @property
+    def pids(self) -> set[int]:
+        """The processes of the ranks that were seen."""
+        return {sample.pid for sample in list(self._last.values())}
 
     def wait(self, timeout_s: float) -> None:
         """Sleep, but no longer than until a rank dies: who was first is seen only by looking at once."""
@@ -55,6 +69,41 @@ class Agent:
 
     def close(self) -> None:
         self._deaths.close()
+
+    def _look_at(self, path: Path) -> RankSample | None:
+        """None when what is there cannot be the ring that was there before."""
+        ring = read_state(path)
+        before = self._last.get(path)
+        if before is not None and self._damaged(ring, before):
+            return None
+        state = process.read(ring.pid, ring.pid_start, self._proc)
+        died = self._deaths.order(ring.pid)
+        if state is None or state.dead or died is not None:
+            ring, state = read_state(path), None  # with what it wrote last
+        else:
+            self._deaths.watch(ring.pid)
+        return _sample(ring, state, died, self._new_records(path, ring))
+
+    def _damaged(self, ring: RingState, before: RankSample) -> bool:
+        if ring.goodbye not in _GOODBYES:
+            return True
+        if (ring.rank, ring.pid, ring.pid_start) != (before.rank, before.pid, before.pid_start):
+            owner = process.read(before.pid, before.pid_start, self._proc)
+            return owner is not None and not owner.dead
+        entered = {frame.group: frame.entered_seq for frame in ring.frames}
+        return ring.written < before.written or any(
+            entered.get(frame.group, -1) < frame.entered_seq for frame in before.frames
+        )
+
+    def _without_ring(self, path: Path) -> RankSample | None:
+        """A rank that lives on after its ring was damaged or removed; None when there was none, or it is gone."""
+        before = self._last.get(path)
+        state = None if before is None else process.read(before.pid, before.pid_start, self._proc)
+        if before is None or state is None or state.dead:
+            self._last.pop(path, None)
+            return None
+        self.unknown[before.rank] = f"the ring of rank {before.rank} is damaged"
+        return settled(msgspec.structs.replace(before, process=state))
 
     def _new_records(self, path: Path, ring: RingState) -> bytes:
         process_of, seen = self._seen.get(path, (ring.pid_start, 0))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,24 +63,52 @@ class Socket(NamedTuple):
     delivery_bytes_per_s: int | None = None
 
 
+class End(msgspec.Struct, frozen=True):
+    """A socket of `rank`. `realm` is the network namespace on its machine: loopback addresses mean something only there."""
+
+    rank: int
+    realm: str
+    socket: Socket
+
+
 def connections(pids: Mapping[int, int], proc: Path = Path("/proc")) -> list[Connection]:
     """Those between two of the ranks (rank → process); ranks that are gone have none."""
+    return joined(ends(pids, proc))
+
+
+def ends(pids: Mapping[int, int], proc: Path = Path("/proc")) -> list[End]:
+    """All established sockets of these ranks (rank → process), which are on this machine."""
     tables: dict[int, list[Socket]] = {}
-    owned: dict[int, list[Socket]] = {}
+    found = []
     for rank, pid in pids.items():
         with contextlib.suppress(OSError):
             namespace = os.stat(proc / str(pid) / "ns" / "net").st_ino
             if namespace not in tables:
                 tables[namespace] = _sockets(pid, proc)
-            inodes = _inodes(pid, proc)
-            owned[rank] = [each for each in tables[namespace] if each.inode in inodes]
-    owner = {(each.local, each.remote): rank for rank, sockets in owned.items() for each in sockets}
-    return [
-        Connection(rank, owner[each.remote, each.local], *each[1:])
-        for rank, sockets in owned.items()
-        for each in sockets
-        if (each.remote, each.local) in owner
+            inodes, realm = _inodes(pid, proc), f"{_machine()}/{namespace}"
+            found += [End(rank, realm, each) for each in tables[namespace] if each.inode in inodes]
+    return found
+
+
+def joined(found: Iterable[End]) -> list[Connection]:
+    """The connections of which both ends are there, from any number of hosts."""
+    by_address = {_key(end.realm, end.socket.local, end.socket.remote): end for end in found}
+    pairs = [
+        (end, by_address.get(_key(end.realm, end.socket.remote, end.socket.local))) for end in by_address.values()
     ]
+    return [Connection(end.rank, other.rank, *end.socket[1:]) for end, other in pairs if other is not None]
+
+
+def _key(realm: str, local: str, remote: str) -> tuple[str, str, str]:
+    return realm if local.startswith(("127.", "::1:")) else "", local, remote
+
+
+@functools.cache
+def _machine() -> str:
+    """Another one after each start of the machine."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return socket.gethostname()
 
 
 def _inodes(pid: int, proc: Path) -> set[int]:

@@ -15,6 +15,7 @@ from typing import IO, Literal
 
 from tightwire.ccl.agent import Agent
 from tightwire.ccl.host import ThisHost
+from tightwire.ccl.unknown import doubted
 from tightwire.ccl.verdict import Verdict
 from tightwire.ccl.watcher import Watcher
 from tightwire.core.clock import Clock, MonotonicClock
@@ -56,16 +57,24 @@ def run(
             raise ConfigError(
                 f"command {command[0]!r} cannot be started: {error}; give the command after --"
             ) from error
-        with _forwarded(job) as interrupted, contextlib.closing(Agent(folder, clock)) as agent:
+        with forwarded(job) as interrupted, contextlib.closing(Agent(folder, clock)) as agent:
             return _observe(
-                job, Watcher(ThisHost(agent), clock), clock, on_verdict, on_hang, patience_s, interrupted, on_start
+                job,
+                agent,
+                Watcher(ThisHost(agent), clock),
+                clock,
+                on_verdict,
+                on_hang,
+                patience_s,
+                interrupted,
+                on_start,
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _observe(
-    job: subprocess.Popen[bytes], watcher: Watcher, clock: Clock, on_verdict: Callable[[Verdict], None],
+    job: subprocess.Popen[bytes], agent: Agent, watcher: Watcher, clock: Clock, on_verdict: Callable[[Verdict], None],
     on_hang: OnHang, patience_s: float, interrupted: list[int], on_start: Callable[[Watcher], None] | None,
 ) -> Watched:  # fmt: skip
     verdict: Verdict | None = None
@@ -78,6 +87,7 @@ def _observe(
             if verdict is None and not interrupted:
                 said = watcher.step()
                 if said is not None:
+                    said = doubted(said, agent.unknown)
                     on_verdict(said)
                     if said.is_hang:
                         verdict = said
@@ -129,7 +139,7 @@ def _family(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _forwarded(job: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
+def forwarded(job: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
     """SIGINT and SIGTERM go on to the job; the list holds those that came."""
     came: list[int] = []
 

@@ -6,15 +6,14 @@ import time
 from enum import Enum
 from pathlib import Path
 
-import msgspec
 import typer
 from rich.console import Console
 
-from tightwire.ccl import incident, watch
+from tightwire.ccl import incident, journal, watch
 from tightwire.ccl.actions import Actions, Command, Metrics, Webhook
 from tightwire.ccl.verdict import Verdict
 from tightwire.ccl.watcher import Watcher
-from tightwire.cli import ccl_diagnose, ccl_report, ccl_top
+from tightwire.cli import ccl_diagnose, ccl_hosts, ccl_report, ccl_top
 from tightwire.cli.ccl_panel import panel
 from tightwire.errors import ConfigError
 from tightwire.report import text
@@ -22,6 +21,7 @@ from tightwire.report import text
 app = typer.Typer(help="Know why a collective is stuck: which rank, why, and the evidence.", no_args_is_help=True)
 HANG_STATUS = 3
 ccl_diagnose.register(app)
+ccl_hosts.register(app)
 ccl_report.register(app)
 ccl_top.register(app)
 
@@ -51,10 +51,10 @@ def run(
         show(console, verdict)
         act(verdict)
         folder = out or Path("tightwire-incidents") / time.strftime("%Y%m%d-%H%M%S")
-        folder.mkdir(parents=True, exist_ok=True)
-        data = {**msgspec.to_builtins(verdict), "time_to_verdict_s": verdict.time_to_verdict_s}
-        (folder / "verdict.json").write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n")
-        incident.capture(watchers[0].collector, verdict, command).save(folder)
+        problem = journal.write(folder, verdict, incident.capture(watchers[0].collector, verdict, command))
+        if problem is not None:
+            console.print(f"tightwire: {problem}", highlight=False, soft_wrap=True)
+            return
         console.print(f"verdict: {folder / 'verdict.json'}", highlight=False, soft_wrap=True)
         console.print(f"a page of it: tightwire ccl report {folder}", highlight=False, soft_wrap=True)
 

@@ -66,10 +66,11 @@ def bound(
 
 
 def connected(
-    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: Keys | None, *, queue: bool = True
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """A DEALER that goes on trying to reach `endpoint`, until it is refused, and the monitor of its events from the first on. Raises
-    ConfigError where that is no address."""
+    """A DEALER that goes on trying to reach `endpoint`, until it is refused, and the monitor of its events from the first on. Without
+    `queue` nothing waits for a connection: sending raises zmq.Again while there is none. Raises ConfigError where that is no
+    address."""
     server = keys.server if keys is not None else None
     if keys is not None and server is None:
         raise ConfigError("keys without a server's public key; give Keys.load(folder, server=...)")
@@ -78,6 +79,7 @@ def connected(
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)  # the sender's window bounds what is queued
     socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.IMMEDIATE, not queue)
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
     if keys is not None and server is not None:

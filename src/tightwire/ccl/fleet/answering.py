@@ -1,0 +1,49 @@
+"""The agent's answers to a collector's questions about its own ranks, in threads of their own: a stack takes seconds."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from tightwire.ccl import evidence, throttling, transport
+from tightwire.ccl.fleet.messages import MAX_ENDS, About, Answer, Ask
+
+MAX_WAITING, WORKERS = 32, 2
+
+
+class Answering:
+    """`pids` says which processes may be asked about; each answer goes to `deliver`."""
+
+    def __init__(self, about: About, pids: Callable[[], set[int]]) -> None:
+        self._about, self._pids = about, pids
+        self.deliver: Callable[[Answer], None] = lambda answer: None
+        self._waiting: queue.Queue[Ask] = queue.Queue(MAX_WAITING)
+        for number in range(WORKERS):
+            threading.Thread(target=self._work, name=f"tightwire-answer-{number}", daemon=True).start()
+
+    def take(self, ask: Ask) -> None:
+        """More than can wait are not answered."""
+        try:
+            self._waiting.put_nowait(ask)
+        except queue.Full:
+            return
+
+    def _work(self) -> None:
+        while True:
+            ask = self._waiting.get()
+            try:
+                self.deliver(self._answer(ask))
+            except Exception:  # of /proc, py-spy, netlink: an answer is a help, not a condition
+                self.deliver(Answer(self._about, ask.number))
+
+    def _answer(self, ask: Ask) -> Answer:
+        known = self._pids()
+        if ask.what == "ends":
+            mine = {rank: pid for rank, pid in ask.pids.items() if pid in known}
+            return Answer(self._about, ask.number, ends=transport.ends(mine)[:MAX_ENDS])
+        if ask.what == "evidence" and ask.pid in known:
+            return Answer(self._about, ask.number, evidence=evidence.collect(ask.pid, ask.pid_start))
+        if ask.what == "throttling" and ask.pid in known:
+            return Answer(self._about, ask.number, throttling=throttling.watch(ask.pid))
+        return Answer(self._about, ask.number)

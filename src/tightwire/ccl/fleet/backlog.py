@@ -1,0 +1,83 @@
+"""What an agent has seen, newest last: what is not delivered yet and, as far as there is room, what a collector that
+starts again may want to see once more. Bounded; the oldest goes first."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import NamedTuple
+
+from tightwire.ccl.fleet.messages import MAX_MESSAGE_BYTES
+
+DEFAULT_BYTES = 16 * 2**20
+_SPARE_BYTES = 4096  # of a message, beside the body
+
+
+class Entry(NamedTuple):
+    """`at_s` by the agent's clock."""
+
+    number: int
+    at_s: float
+    body: bytes
+
+
+class Backlog:
+    """Filled by one thread and emptied by another; neither waits for the other. `dropped` counts what had to go before it
+    was delivered."""
+
+    def __init__(self, max_bytes: int = DEFAULT_BYTES) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._entries: deque[Entry] = deque()
+        self._lock = threading.Lock()
+        self._delivered = 0
+        self.next = 0
+        self.dropped = 0
+
+    def append(self, at_s: float, body: bytes) -> None:
+        with self._lock:
+            number, self.next = self.next, self.next + 1
+            if len(body) > MAX_MESSAGE_BYTES - _SPARE_BYTES:
+                self.dropped += 1
+                return
+            self._entries.append(Entry(number, at_s, body))
+            self._bytes += len(body)
+            while self._bytes > self._max_bytes and len(self._entries) > 1:
+                gone = self._entries.popleft()
+                self._bytes -= len(gone.body)
+                self.dropped += gone.number >= self._delivered
+
+    def delivered(self, number: int) -> None:
+        """All before `number` are at the collector."""
+        with self._lock:
+            self._delivered = max(self._delivered, min(number, self.next))
+
+    def read(self, number: int, count: int, max_bytes: int) -> list[Entry]:
+        """From `number` on, or from the oldest that is left."""
+        found: list[Entry] = []
+        with self._lock:
+            first = self._entries[0].number if self._entries else self.next
+            for at in range(self._place(max(number, first)), len(self._entries)):
+                max_bytes -= len(self._entries[at].body)
+                if len(found) == count or (max_bytes < 0 and found):
+                    break
+                found.append(self._entries[at])
+        return found
+
+    def since(self, at_s: float, max_bytes: int) -> int:
+        """The number of the oldest that is not older than `at_s`, with at most `max_bytes` from there on."""
+        with self._lock:
+            number = self.next
+            for entry in reversed(self._entries):
+                max_bytes -= len(entry.body)
+                if entry.at_s < at_s or max_bytes < 0:
+                    break
+                number = entry.number
+            return number
+
+    def _place(self, number: int) -> int:
+        """Where the first entry is whose number is not less; there are gaps where one was too large to send."""
+        low, high = 0, len(self._entries)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self._entries[middle].number < number else (low, middle)
+        return low

@@ -1,0 +1,262 @@
+"""Many hosts as one source of what a watcher judges.
+
+The watcher's time is the horizon: the moment up to which all hosts are known. A report that is late, a collector that was
+away, a host that cannot be reached for a while delay what is said, and change nothing else. A host that stays away is
+lost: the horizon goes on without it, and what its ranks do is unknown.
+
+After a start nothing is released until the hosts have gathered and delivered what they kept; then it is judged as it
+happened, slice by slice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping
+
+from tightwire.ccl.evidence import Evidence
+from tightwire.ccl.fleet.host import Host
+from tightwire.ccl.fleet.messages import Answer, Ask, Bye, Hello, Report, Taken, ToCollector, Welcome, unpack
+from tightwire.ccl.summary import RankSample, Summary
+from tightwire.ccl.throttling import Throttling
+from tightwire.ccl.transport import Connection, joined
+from tightwire.core.clock import Clock
+
+LOST_S = 5.0  # without a word
+GATHER_S, GATHER_MOST_S = 2.5, 20.0  # after the first host was heard
+SLICE_S = 0.25
+REPLAY_S, REPLAY_BYTES = 300.0, 16 * 2**20
+MAX_HOSTS = 4096
+EVIDENCE_S, CONNECTIONS_S = 7.0, 2.0  # to wait for an answer
+PRESENT_S = 1.5  # behind the present by more: what is asked now says nothing about then
+SETTING_UP_S = 30.0  # ranks of one start are started within
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Hosts:
+    """The hosts of one job. A thread of the connection calls `take`; the thread that judges calls all else: `advance`,
+    then `look`, on the clock `horizon`."""
+
+    def __init__(self, clock: Clock, ask: Callable[[Ask], None]) -> None:
+        self._clock, self._ask = clock, ask
+        self._lock = threading.Condition()
+        self._hosts: dict[str, Host] = {}
+        self._first_s: float | None = None
+        self._gathered = False
+        self.horizon = Horizon(clock.now_s())
+        self._begun = False
+        self._ready: list[Summary] = []
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, Answer | None] = {}
+        self._seen: dict[tuple[int, int], Evidence | None] = {}
+        self._start_s = -math.inf  # of the job, where it was started anew
+        self.unknown: dict[int, str] = {}
+        self.ranks: dict[int, tuple[str, RankSample]] = {}  # of this start of the job
+
+    def take(self, message: ToCollector, arrived_s: float) -> Welcome | Taken | None:
+        """What to answer. Raises LinkError for a report that is none."""
+        body = unpack(message.body) if isinstance(message, Report) else None
+        with self._lock:
+            host = self._host(message.about.host)
+            if host is None:
+                return None
+            self._first_s = arrived_s if self._first_s is None else self._first_s
+            host.heard(message.about.run, arrived_s)
+            match message:
+                case Hello():
+                    host.delay.take(message.sent_s, arrived_s)
+                    return Welcome(host.next, REPLAY_S, REPLAY_BYTES)
+                case Report():
+                    assert body is not None, "unpacked above"
+                    host.delay.take(message.sent_s, arrived_s)
+                    host.take(message, body)
+                    return Taken(host.wanted)
+                case Answer() if message.number in self._answers:
+                    self._answers[message.number] = message
+                    self._lock.notify_all()
+                case Bye():
+                    host.bye()
+            return None
+
+    def advance(self) -> bool:
+        """Make the next slice ready for `look`. True when the job was started anew: what was known does not count any
+        more."""
+        with self._lock:
+            now_s = self._clock.now_s()
+            there = [host for host in self._hosts.values() if not host.lost(now_s, LOST_S)]
+            if not self._may_go_on(there, now_s):
+                return False
+            present = [host for host in there if host.caught_up]
+            lost = [host for host in self._hosts.values() if host not in present]
+            self._ready = [summary for host in lost if (summary := self._lose(host, now_s)) is not None]
+            newest = [host.newest_s for host in present if host.newest_s is not None]
+            if not newest:
+                return False
+            until_s = self._until(present, min(newest))
+            self.horizon.at_s = max(self.horizon.at_s, until_s) if self._begun else until_s
+            self._begun = True
+            released = [(summary, unknown, host) for host in present for summary, unknown in host.release(until_s)]
+        released.sort(key=lambda each: each[0].at_s)
+        return self._keep(released)
+
+    @property
+    def behind_s(self) -> float:
+        """How far the horizon is behind the present."""
+        return self._clock.now_s() - self.horizon.at_s
+
+    @property
+    def more(self) -> bool:
+        """There is something to release at once."""
+        with self._lock:
+            return self._gathered and any(
+                host.caught_up and host.waiting_s is not None and host.newest_s - host.waiting_s > 2 * SLICE_S
+                for host in self._hosts.values()
+                if host.newest_s is not None
+            )
+
+    @property
+    def over(self) -> bool:
+        """All ranks are gone."""
+        return bool(self.ranks) and not any(sample.alive for _, sample in self.ranks.values())
+
+    def told(self) -> list[tuple[str, float | None, int]]:
+        """Each host: its name, for how many seconds it has been lost (None: it is here), how many reports went missing."""
+        with self._lock:
+            now_s = self._clock.now_s()
+            return [
+                (host.name, now_s - host.heard_s if host.lost(now_s, LOST_S) else None, host.missed)
+                for host in self._hosts.values()
+            ]
+
+    def look(self) -> list[Summary]:
+        ready, self._ready = self._ready, []
+        return ready
+
+    def wait(self, timeout_s: float) -> None:
+        self._clock.sleep_s(timeout_s)
+
+    def connections(self, pids: Mapping[int, int]) -> list[Connection]:
+        if self.behind_s > PRESENT_S:
+            return []
+        by_host: dict[str, dict[int, int]] = {}
+        for rank, pid in pids.items():
+            if rank in self.ranks and rank not in self.unknown:
+                by_host.setdefault(self.ranks[rank][0], {})[rank] = pid
+        asks = [Ask(next(self._numbers), host, "ends", pids=mine) for host, mine in by_host.items()]
+        return joined(end for answer in self._answers_to(asks, CONNECTIONS_S) for end in answer.ends)
+
+    def evidence(self, pid: int, pid_start: int) -> Evidence | None:
+        """As the process is now. While the past is judged it is asked for once only."""
+        if self.behind_s <= PRESENT_S:
+            self._seen.clear()
+        if (pid, pid_start) not in self._seen:
+            answers = self._about_process("evidence", pid, pid_start)
+            self._seen[pid, pid_start] = answers[0].evidence if answers else None
+        return self._seen[pid, pid_start]
+
+    def throttling(self, pid: int, pid_start: int) -> Throttling | None:
+        answers = self._about_process("throttling", pid, pid_start)
+        return answers[0].throttling if answers else None
+
+    def _host(self, name: str) -> Host | None:
+        if name not in self._hosts:
+            if len(self._hosts) >= MAX_HOSTS:
+                now_s = self._clock.now_s()
+                self._hosts = {each.name: each for each in self._hosts.values() if not each.lost(now_s, LOST_S)}
+            if len(self._hosts) < MAX_HOSTS:
+                self._hosts[name] = Host(name)
+        return self._hosts.get(name)
+
+    def _may_go_on(self, there: list[Host], now_s: float) -> bool:
+        """The hosts have gathered, and have delivered what they kept, or took too long."""
+        if not self._gathered and self._first_s is not None:
+            waited_s = now_s - self._first_s
+            whole = waited_s >= GATHER_S and all(host.caught_up for host in there)
+            self._gathered = whole or waited_s >= GATHER_MOST_S
+        return self._gathered
+
+    def _until(self, present: list[Host], newest_s: float) -> float:
+        """The end of the next slice."""
+        waiting = [host.waiting_s for host in present if host.waiting_s is not None]
+        oldest_s = min(waiting, default=newest_s)
+        from_s = max(oldest_s, self.horizon.at_s) if self._begun else oldest_s
+        return min(newest_s, from_s + SLICE_S) if newest_s - from_s > 2 * SLICE_S else newest_s
+
+    def _lose(self, host: Host, now_s: float) -> Summary | None:
+        """What a host leaves behind that is lost: its living ranks, of which nothing is known."""
+        mine = {rank: sample for rank, (name, sample) in self.ranks.items() if name == host.name and sample.alive}
+        why = host.why_lost(now_s)
+        self.unknown |= dict.fromkeys(mine, why)
+        return host.last_word(list(mine.values()))
+
+    def _keep(self, released: list[tuple[Summary, dict[int, str], Host]]) -> bool:
+        """Note who is where; leave out the dead of earlier starts of the job."""
+        restarted = False
+        for summary, unknown, host in released:
+            for sample in summary.ranks:
+                before = self.ranks.get(sample.rank)
+                if before is not None and sample.alive and before[1].pid_start != sample.pid_start:
+                    restarted, self._ready = True, []
+                    self._start_s = sample.pid_start / _TICKS + host.offset_s
+                    self.ranks.clear()
+                    self.unknown.clear()
+            starts = [
+                each.pid_start / _TICKS + host.offset_s
+                for each in (*summary.ranks, *(sample for name, sample in self.ranks.values() if name == host.name))
+                if each.alive
+            ]
+            start_s = max(min(starts, default=-math.inf), self._start_s)
+            kept = [each for each in summary.ranks if each.alive or not _earlier(each, start_s, host.offset_s)]
+            for sample in kept:
+                self.ranks[sample.rank] = host.name, sample
+                self.unknown.pop(sample.rank, None)
+                if sample.rank in unknown:
+                    self.unknown[sample.rank] = unknown[sample.rank]
+            self._ready.append(summary if len(kept) == len(summary.ranks) else _with(summary, kept))
+        return restarted
+
+    def _about_process(self, what: str, pid: int, pid_start: int) -> list[Answer]:
+        hosts = [
+            name
+            for rank, (name, sample) in self.ranks.items()
+            if (sample.pid, sample.pid_start) == (pid, pid_start) and rank not in self.unknown
+        ]
+        asks = [Ask(next(self._numbers), name, what, pid, pid_start) for name in hosts]
+        return self._answers_to(asks, EVIDENCE_S)
+
+    def _answers_to(self, asks: list[Ask], timeout_s: float) -> list[Answer]:
+        with self._lock:
+            self._answers = {each.number: None for each in asks}
+        for each in asks:
+            self._ask(each)
+        with self._lock:
+            self._lock.wait_for(lambda: None not in self._answers.values(), timeout_s)
+            found, self._answers = [each for each in self._answers.values() if each is not None], {}
+        return found
+
+
+class Horizon:
+    """The clock that the watcher goes by."""
+
+    def __init__(self, at_s: float) -> None:
+        self.at_s = at_s
+
+    def now_s(self) -> float:
+        return self.at_s
+
+    def sleep_s(self, seconds: float) -> None:
+        raise AssertionError("the horizon moves when reports come")
+
+
+def _earlier(dead: RankSample, start_s: float, offset_s: float) -> bool:
+    """Whether it was gone when the ranks that live now were started."""
+    last_ns = max((frame.entered_ns for frame in dead.frames), default=0)
+    if last_ns:
+        return last_ns / 1e9 < start_s
+    return dead.pid_start / _TICKS + offset_s < start_s - SETTING_UP_S
+
+
+def _with(summary: Summary, ranks: list[RankSample]) -> Summary:
+    return Summary(summary.host, summary.at_s, ranks, summary.groups, summary.unseen)

@@ -1,0 +1,143 @@
+"""The incidents of all jobs, on disk, so that a collector that starts again knows which are open: none is told twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from tightwire.ccl import journal
+from tightwire.ccl.incident import Incident
+from tightwire.ccl.summary import RankSample
+from tightwire.ccl.verdict import Verdict
+from tightwire.errors import ConfigError
+
+NAME = "open.json"
+KEPT = 200  # of those that are over: a collector that judges the last minutes again finds them again
+MAX_BYTES = 64 * 2**20
+SAME_S = 2.0
+
+
+class Known(msgspec.Struct):
+    """An incident of `job`. `processes`: by rank, pid and start. `done`: operations that the waiting ranks had completed.
+    `since` and `closed` are seconds since 1970; `reason` why it is over."""
+
+    job: str
+    folder: str
+    verdict: Verdict
+    processes: dict[int, tuple[int, int]]
+    done: int
+    since: float
+    closed: float | None = None
+    reason: str = ""
+
+    @property
+    def open(self) -> bool:
+        return self.closed is None
+
+    def same(self, verdict: Verdict, since: float) -> bool:
+        """Whether `verdict` says this once more, or more about it."""
+        mine = self.verdict
+        if mine.is_hang != verdict.is_hang or (self.closed is not None and since > self.closed + SAME_S):
+            return False
+        return bool(
+            set(mine.guilty_ranks) & set(verdict.guilty_ranks)
+            or set(mine.guilty_links) & set(verdict.guilty_links)
+            or (mine.group, mine.sequence) == (verdict.group, verdict.sequence)
+        )
+
+    def of_start(self, ranks: Mapping[int, RankSample]) -> bool:
+        """Whether these are the processes that it was about."""
+        shared = [rank for rank in self.processes if rank in ranks]
+        return all(self.processes[rank] == (ranks[rank].pid, ranks[rank].pid_start) for rank in shared)
+
+
+class Incidents:
+    """In the folder `out`, one folder for each. `say` gets a sentence when something cannot be written; then it is
+    remembered here, and tried again."""
+
+    def __init__(self, out: Path, say: Callable[[str], None], wall_s: Callable[[], float] = time.time) -> None:
+        self._out, self._say, self._wall_s = out, say, wall_s
+        self._known: list[Known] = self._load()
+        self._saved, self._failed = True, ""
+
+    def of(self, job: str) -> list[Known]:
+        """Newest first."""
+        return [each for each in reversed(self._known) if each.job == job]
+
+    def note(
+        self, job: str, verdict: Verdict, incident: Incident, ranks: Mapping[int, RankSample], done: int, ago_s: float
+    ) -> tuple[Known, bool]:
+        """The incident that `verdict` opens, continues or ends, and whether that is news. It began `ago_s` ago."""
+        since = self._wall_s() - ago_s
+        found = next((each for each in self.of(job) if each.same(verdict, since) and each.of_start(ranks)), None)
+        if found is not None and (not found.open or _says_no_more(verdict, found.verdict)):
+            return found, False
+        if found is None:
+            processes = {rank: (sample.pid, sample.pid_start) for rank, sample in ranks.items()}
+            found = Known(job, str(self._folder(job)), verdict, processes, done, since)
+            self._known.append(found)
+        found.verdict = verdict
+        if verdict.ended_s is not None:
+            found.closed, found.reason = self._wall_s(), "recovered"
+        self._tell(journal.write(Path(found.folder), verdict, incident))
+        self._save()
+        return found, True
+
+    def close(self, found: Known, reason: str) -> None:
+        found.closed, found.reason = self._wall_s(), reason
+        self._save()
+
+    def retry(self) -> None:
+        """Write what could not be written, if it can be now."""
+        if not self._saved:
+            self._save()
+
+    def _folder(self, job: str) -> Path:
+        taken = {each.folder for each in self._known}
+        name = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._wall_s()))
+        safe = "".join(each if each.isalnum() or each in "-_" else "_" for each in job)[:64]
+        choices = (self._out / f"{name}-{safe}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
+        return next(each for each in choices if str(each) not in taken)
+
+    def _load(self) -> list[Known]:
+        path = self._out / NAME
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise ConfigError(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read; remove it")
+            return msgspec.json.decode(path.read_bytes(), type=list[Known])
+        except FileNotFoundError:
+            return []
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._say(f"{path} cannot be read ({error}); open incidents of an earlier collector are not known")
+            return []
+
+    def _save(self) -> None:
+        over = [each for each in self._known if not each.open][:-KEPT]
+        self._known = [each for each in self._known if not any(each is old for old in over)]
+        problem = None
+        try:
+            self._out.mkdir(parents=True, exist_ok=True)
+            journal.replace(self._out / NAME, msgspec.json.encode(self._known))
+        except OSError as error:
+            problem = f"{self._out / NAME} cannot be written: {error.strerror or error}"
+        self._saved = problem is None
+        self._tell(problem)
+
+    def _tell(self, problem: str | None) -> None:
+        """Each trouble once."""
+        if problem is not None and problem != self._failed:
+            self._say(problem)
+            self._failed = problem
+
+
+def _says_no_more(verdict: Verdict, known: Verdict) -> bool:
+    """A hang stands as it was told first, unless more certainty came; what is slow is told again as the watcher says."""
+    if verdict.is_hang:
+        return not (known.confidence == "low" and verdict.confidence == "high")
+    same = (verdict.anomaly, verdict.guilty_ranks, verdict.guilty_links) == (
+        known.anomaly, known.guilty_ranks, known.guilty_links
+    )  # fmt: skip
+    return same and verdict.ended_s is None
