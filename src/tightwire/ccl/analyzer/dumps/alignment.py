@@ -191,7 +191,10 @@ def _status(
 
 def _place(position: Position, dump: Dump, status: Status | None, mixed: bool, tells: bool) -> None:
     """`tells`: dumps of this version have a status for each group that was used."""
-    if position.calls:
+    known = status is not None and status.enqueued is not None and status.completed is not None and not mixed
+    if not dump.whole and not known:
+        position.entered = position.completed = None  # what it did last is lost
+    elif position.calls and dump.whole:
         position.entered = max(position.calls)
         unfinished = [n for n, calls in position.calls.items() if not all(e.done for e in calls)]
         position.completed = min(unfinished) - 1 if unfinished else position.entered

@@ -64,8 +64,11 @@ def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[i
     if link := by_kind.pop("transfer", []):
         own = [w for w in found if w.rank in link and w.ends]
         verdicts.append(_standing(job, own))
+    if settled or verdicts or len(by_kind) > 1:  # what cannot be read is not accused where something else explains it
+        by_kind["no dump"] = [r for r in by_kind.pop("no dump", []) if r not in damaged and r not in job.dumps]
     for kind, ranks in by_kind.items():
-        verdicts.append(_absent(job, kind, ranks, accused, damaged, _victims(found, ranks)))
+        if ranks:
+            verdicts.append(_absent(job, kind, ranks, accused, damaged, _victims(found, ranks)))
     if not accused and not settled and any(w.targets for w in found) and not any(w.ends for w in found):
         verdicts.append(_circle(job, found))
     return verdicts
@@ -111,7 +114,7 @@ def _victims(found: list[Wait], guilty: Collection[int]) -> list[int]:
 
 
 def _kind(job: Job, rank: int, by: list[Wait], found: list[Wait]) -> str:
-    if rank not in job.dumps:
+    if rank not in job.dumps or not job.dumps[rank].whole:
         return "no dump"
     if any(rank in w.behind or rank in w.unstarted for w in by):
         return "device"
@@ -157,6 +160,7 @@ def _absent(
     for rank in ranks:
         if kind == "no dump":
             left = "its dump cannot be read" if rank in damaged else "no dump"
+            left = "its dump ends too early" if rank in job.dumps else left
             lines.append(f"rank {rank}: {left}; the others {'wait for it' if waiting else 'make no further call'}")
             continue
         wait = accused[rank][0]
@@ -173,7 +177,7 @@ def _absent(
             known = "is not in its record" if entered is None else f"its last one is number {entered}"
             lines.append(f"rank {rank} has not entered {_call(job, wait)}: {known}")
         lines += _last(job, rank)
-    sure = kind == "not entered" or (len(job.silent) == 1 and not set(ranks) & set(damaged))
+    sure = kind == "not entered" or (len(job.silent) == 1 and not set(ranks) & {*damaged, *job.dumps})
     doubts = _doubts(job, kind, ranks, waiting)
     cause = "has not entered" if kind == "not entered" else "left no dump"
     confidence = "high" if sure and not doubts else "low"

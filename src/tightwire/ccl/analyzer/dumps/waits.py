@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from tightwire.ccl.analyzer.dumps import gloo
 from tightwire.ccl.analyzer.dumps.alignment import Group, Job, Position
-from tightwire.ccl.sources.flight_recorder.dump import Entry
+from tightwire.ccl.sources.flight_recorder.dump import Dump, Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def find(job: Job) -> list[Wait]:
     heads = {rank: _head(job, rank) for rank in job.dumps}
     waits = []
     for group, of in job.positions.items():
-        silent = tuple(q for q in group.ranks if q not in job.dumps)
+        silent = tuple(q for q in group.ranks if q not in job.dumps or (q in of and _cut_off(job.dumps[q], of[q])))
         for rank, position in of.items():
             waits += _pairs(job, group, rank, position, heads, silent)
             sequence = position.open
@@ -87,6 +87,10 @@ def find(job: Job) -> list[Wait]:
     return waits
 
 
+def _cut_off(dump: Dump, position: Position) -> bool:
+    return not dump.whole and position.entered is None
+
+
 def _head(job: Job, rank: int) -> Entry | None:
     return next((e for e in job.dumps[rank].entries if not e.done), None)
 
@@ -95,7 +99,7 @@ def _missing(job: Job, rank: int, position: Position, sequence: int, waited: Ent
     if position.entered is not None:
         return position.entered < sequence
     entries = job.dumps[rank].entries
-    if job.active_only or waited is None or not entries:
+    if job.active_only or waited is None or not entries or not job.dumps[rank].whole:
         return False
     return 0 < entries[0].created_ns < waited.created_ns  # its ring goes back further, and the call is not in it
 

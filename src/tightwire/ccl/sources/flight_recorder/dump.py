@@ -17,9 +17,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from tightwire.ccl.sources.flight_recorder.plain_pickle import DumpError, loads
+from tightwire.ccl.sources.flight_recorder import plain_json, plain_pickle
+from tightwire.ccl.sources.flight_recorder.plain_pickle import DumpError
 
 MOST_VALUES = 5_000_000  # sizes and frames of one dump; a full ring of 2,000 entries holds some hundred thousand
 _PAIR = re.compile(r"(\d+)\s*(->|<-)\s*(\d+)")
@@ -75,12 +74,9 @@ def parse(data: bytes) -> Dump:
     if not data:
         raise DumpError("the file is empty")
     if data.lstrip()[:1] == b"{":
-        try:
-            raw, whole = msgspec.json.decode(data), True
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
-            raise DumpError(f"it is no JSON: {broken}") from broken
+        raw, whole = plain_json.loads(data)
     else:
-        raw, whole = loads(data)
+        raw, whole = plain_pickle.loads(data)
     if not isinstance(raw, dict) or not ({"entries", "pg_status", "pg_config"} & raw.keys()):
         raise DumpError("it has neither entries nor pg_status nor pg_config")
     try:
