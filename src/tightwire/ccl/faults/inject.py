@@ -14,7 +14,7 @@ from tightwire.ccl.faults import cluster, quota
 from tightwire.ccl.faults.cluster import drop_packets_from
 
 CLASSES = {
-    "stop": "H1", "kill": "H1", "loop": "H1", "gil": "H1", "shape": "H2", "dtype": "H2", "operation": "H2", "root": "H2",
+    "stop": "H1", "kill": "H1", "loop": "H1", "gil": "H1", "elsewhere": "H1", "circle": "H1", "shape": "H2", "dtype": "H2", "operation": "H2", "root": "H2",
     "order": "H2", "drop": "H3", "dead": "H3", "sleep": "S1", "quota": "S1", "slow": "S2", "slow-pair": "S2",
     "both": "S3",
 }  # fmt: skip
@@ -36,7 +36,8 @@ def inject(
 ) -> float:
     """`stop`: SIGSTOP; `kill`: SIGKILL; `loop`: never returns; `gil`: nor does it let another
     thread run; `drop`: what the next rank sends to this one is lost,
-    `dead`: what anyone sends to it (both need `launch --hosts`). `sleep`, `quota`, `slow` (its interface), `slow-pair`
+    `dead`: what anyone sends to it (both need `launch --hosts`); `elsewhere`: it waits in another group, whose other ranks never come;
+    `circle`: it and the next rank each wait for a message from the other. `sleep`, `quota`, `slow` (its interface), `slow-pair`
     (what it sends to the rank to which it sends most) and `both` make steps about `severity` times as long, going by `rhythm`. The others
     are calls that differ, left to the job. `truth` gets the fault, who is guilty and its time. Returns how long the job
     must sleep in each step from now on, in seconds."""
@@ -46,7 +47,7 @@ def inject(
         is_link = fault in ("drop", "slow-pair")
         told = {
             "fault": fault, "class": CLASSES[fault], "rank": rank, "step": step, "pid": os.getpid(),
-            "guilty_ranks": [] if is_link else [rank],
+            "guilty_ranks": [] if is_link else sorted({rank, other}) if fault == "circle" else [rank],
             "guilty_links": [f"{min(rank, other)}-{max(rank, other)}"] if is_link else [],
             "severity": severity, "step_s": None if rhythm is None else rhythm.step_s, "at_s": time.monotonic(),
         }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib
 import os
 import runpy
 import signal
@@ -100,6 +101,12 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _import_ahead() -> None:
+    """What training jobs import sooner or later, once instead of in each rank."""
+    for module in ("torch", "torch._dynamo", "torch.distributed.fsdp", "tightwire.ccl"):
+        importlib.import_module(module)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ranks", type=int, default=4)
@@ -108,8 +115,7 @@ def main() -> None:
     parser.add_argument("job")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    import torch  # noqa: F401
-
+    _import_ahead()
     from tightwire.ccl.faults.cluster import Cluster, address
 
     def body() -> None:

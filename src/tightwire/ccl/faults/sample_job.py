@@ -61,6 +61,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     rank, fault = dist.get_rank(), arguments.fault
     workload = WORKLOADS[arguments.job](rank, dist.get_world_size())
+    aside = dist.new_group() if fault == "elsewhere" else None
     generator = torch.Generator().manual_seed(rank)
     guilty = fault is not None and rank == arguments.rank
     steps_file = arguments.truth.with_suffix(".steps") if guilty and arguments.truth is not None else None
@@ -75,6 +76,10 @@ def main() -> None:
             lift(fault)
             lag_s = 0.0
         time.sleep(lag_s)
+        if here and fault == "elsewhere":
+            dist.all_reduce(torch.ones(4), group=aside)
+        if fault == "circle" and step == arguments.step:
+            wait_crosswise(arguments.rank)
         loss = workload(torch.randn(BATCH, WIDTH, generator=generator))
         share_metrics(loss, fault if here else None)
         spread = arguments.uneven * float(2 * torch.rand((), generator=generator) - 1)
@@ -97,6 +102,15 @@ def share_metrics(loss: float, fault: str | None) -> None:
         calls[0] = lambda: dist.reduce(metrics, 0)
     for call in reversed(calls) if fault == "order" else calls:
         call()
+
+
+def wait_crosswise(first: int) -> None:
+    """Rank `first` and the next one each wait for a message from the other, which would send its own after that."""
+    rank, pair = dist.get_rank(), (first, (first + 1) % dist.get_world_size())
+    if rank in pair:
+        message, other = torch.ones(4), pair[rank == pair[0]]
+        dist.recv(message, other)
+        dist.send(message, other)
 
 
 def other_phases(step: int, rank: int) -> None:
