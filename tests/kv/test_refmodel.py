@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tightwire.errors import ConfigError
 from tightwire.kv import refmodel
@@ -13,8 +14,11 @@ from tightwire.kv.refmodel import tasks
 from tightwire.kv.refmodel.prompts import prompts
 
 pytest.importorskip("transformers")
+from tokenizers import Tokenizer
+
 from tightwire.kv.refmodel import corpus, evaluate, train
 from tightwire.kv.refmodel.model import ARCHITECTURES
+from tightwire.kv.refmodel.muon import Muon
 from tightwire.kv.refmodel.rows import ANSWER, CUE, Rows
 
 
@@ -122,9 +126,27 @@ def test_another_architecture_and_vocabulary_is_trained_by_the_same_script(
         "--out", str(tmp_path), "--arch", "qwen2", "--vocabulary", "2000", "--context", "64", "--seed", "2",
         "--tokens", "1024", "--batch", "256", "--fp32", "--device", "cpu",
     ])  # fmt: skip
-    model, _ = evaluate.load(tmp_path)
+    model, tokenizer = evaluate.load(tmp_path)
+    trained = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))  # not transformers' own for Qwen2
+    assert tokenizer(text[:2000])["input_ids"] == trained.encode(text[:2000]).ids
     assert model.config.architectures == ["Qwen2ForCausalLM"]
     assert model.config.vocab_size == 2000
     assert model.config.rope_parameters["rope_theta"] == ARCHITECTURES["qwen2"].theta
     for layer in model.model.layers:
         assert layer.self_attn.k_proj.bias.abs().max() > 0
+
+
+def test_muon_in_fp32_steps_as_torchs_does() -> None:
+    torch.manual_seed(0)
+    start = torch.randn(40, 100)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    muon = Muon([ours], lr=0.01, weight_decay=0.05)
+    reference = torch.optim.Muon([theirs], lr=0.01, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        ours.grad = torch.randn(40, 100)
+        theirs.grad = ours.grad.clone()
+        muon.step()
+        reference.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved  # theirs rounds to bf16
+    assert moved > 0.1

@@ -137,7 +137,35 @@ def test_the_store_is_asked_without_waiting(found: int, computed: int, expected:
     assert [(f.start, f.stop, len(f.tokens)) for f in plan.fetches] == ([(computed, found, found)] if expected else [])
     start = max(computed, found)
     plan = planner.plan(step({"r": (start, 300 - start, list(range(10)))}, {"r"}))
-    assert [(s.start, s.stop, len(s.tokens)) for s in plan.saves] == ([(found, 256, 256)] if found < 256 else [])
+    assert [(s.start, s.stop, len(s.tokens)) for s in plan.saves] == [(found, 288, 288)]
+
+
+def saves(found: int, length: int, steps: list[int]) -> list[tuple[int, int]]:
+    """Which tokens of a prompt are saved, of which the store has the first `found`, when it is computed up to `steps`."""
+    answer: Future[int] = Future()
+    answer.set_result(found)
+    planner, made, done = Planner(SHARES, lambda tokens: answer, 128), [], found
+    asked = request(tokens=length)
+    planner.allocated(asked, list(range(20)), planner.matched(asked, 0) or 0)
+    planner.plan(step({}))
+    for number, reached in enumerate(steps):
+        blocks = list(range(20)) if number == 0 else []
+        plan = planner.plan(step({"r": (done, reached - done, blocks)}, {"r"} if number == 0 else set()))
+        made += [(save.start, save.stop) for save in plan.saves]
+        done = reached
+    return made
+
+
+def test_the_tail_is_saved_with_the_end_of_the_prompt() -> None:
+    assert saves(0, 300, [100, 200, 300]) == [(0, 128), (128, 288)]
+    assert saves(0, 256, [256]) == [(0, 256)]
+    assert saves(0, 260, [260]) == [(0, 256)]  # 4 tokens are no tail
+
+
+def test_what_came_from_a_tail_is_saved_once_more_at_most() -> None:
+    assert saves(288, 400, [400]) == [(256, 400)]  # its chunk is whole now, and the new tail holds nothing old
+    assert saves(288, 340, [340]) == []  # the same chunk goes on: its beginning would be quantised in every turn
+    assert saves(288, 384, [384]) == [(256, 384)]
 
 
 def test_a_prompt_that_is_stored_whole_still_computes_its_last_token() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tightwire.errors import ConfigError
 from tightwire.kv.store import prefix_keys
 from tightwire.kv.store.backend import checked
+from tightwire.kv.store.keys import TAIL_TOKENS, tail_keys
 
 TOKENS = st.lists(st.integers(0, 2**20), max_size=60)
 SIZES = st.integers(1, 9)
@@ -39,6 +40,18 @@ def test_other_boundaries_share_no_key(tokens: list[int], size: int, other: int)
 def test_a_repeated_chunk_gets_a_new_key_each_time(chunk: list[int], size: int) -> None:
     keys = prefix_keys("m", None, chunk * 9, size)
     assert len(set(keys)) == len(keys)
+
+
+@given(st.lists(st.integers(0, 9), max_size=200), st.integers(1, 90))
+def test_a_tail_has_the_key_of_its_tokens_and_all_before(tokens: list[int], size: int) -> None:
+    whole, tails = prefix_keys("m", None, tokens, size), tail_keys("m", None, tokens, size)
+    rest = len(tokens) - len(whole) * size
+    assert [count for count, _ in tails] == list(range(rest // TAIL_TOKENS * TAIL_TOKENS, 0, -TAIL_TOKENS))
+    for count, key in tails:
+        assert tail_keys("m", None, tokens[: len(whole) * size + count], size)[0] == (count, key)
+        other = [*tokens[: len(whole) * size + count - 1], 10]
+        assert tail_keys("m", None, other, size)[0] != (count, key)
+    assert len({*whole, *(key for _, key in tails)}) == len(whole) + len(tails)
 
 
 NAMES = st.tuples(st.text(max_size=5), st.none() | st.text(max_size=5), st.text(max_size=5))

@@ -67,6 +67,8 @@ def test_the_leading_run(objects: Objects, missing: int) -> None:
             objects.put(key(number), memoryview(b"x"))
     assert objects.contains([key(number) for number in range(40)]) == missing
     assert objects.contains([]) == 0
+    assert objects.first([key(missing), key(missing + 100), key(0), key(1)]) == (2 if missing else 3)
+    assert objects.first([]) == 0
 
 
 def test_prefixes(objects: Objects) -> None:

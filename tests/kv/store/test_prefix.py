@@ -110,6 +110,38 @@ def test_asking_for_more_than_whole_chunks_leaves_the_rest_missing(store: Store)
     assert prefix.load(TOKENS, 0, lambda block: None).missing == []
 
 
+def test_the_tail_of_a_prompt_is_found_where_the_prompt_goes_on(store: Store) -> None:
+    prefix, block, got = prefixes(store, chunk_tokens=64), make_block(), []
+    report = prefix.save(TOKENS, block, RAW)
+    assert (report.saved, report.tokens) == (2, WHOLE)  # 64 and 32; 4 are less than a step of a tail
+    assert prefix.lookup(TOKENS) == WHOLE
+    assert prefix.lookup([*TOKENS, *range(200)]) == WHOLE  # the next turn of a conversation
+    assert prefix.lookup([*TOKENS[:95], 1]) == 64  # another text in the tail
+    assert prefix.lookup(TOKENS[:80]) == 64  # inside the tail: no frame of its own
+    loaded = prefix.load([*TOKENS, *range(200)], WHOLE, got.append)
+    assert (loaded.tokens, loaded.missing, loaded.error) == (WHOLE, [], None)
+    assert [(part.token_start, part.tokens) for part in got] == [(0, 64), (64, 32)]
+    assert torch.equal(joined(got)[0], block.k[:, :, :WHOLE])
+    assert prefix.save(TOKENS[:84], block, RAW).tokens == 16  # a shorter one that ends in this chunk has its own
+    assert prefix.lookup([*TOKENS[:84], 1]) == 80
+    assert prefix.lookup(TOKENS) == WHOLE
+
+
+def test_a_prompt_shorter_than_a_chunk_is_all_tail(store: Store) -> None:
+    prefix = prefixes(store, chunk_tokens=128)
+    assert prefix.save(TOKENS, make_block(), FOUR).tokens == WHOLE
+    assert prefix.lookup(TOKENS) == WHOLE
+    assert prefix.load(TOKENS, WHOLE, lambda block: None).tokens == WHOLE
+
+
+def test_the_tail_of_another_place_is_refused(fake: Fake) -> None:
+    prefix = prefixes(Store(fake, timeout_s=10), chunk_tokens=64)
+    prefix.save(TOKENS, make_block(), RAW)
+    first, tail = prefix._chunks(TOKENS, "")
+    fake.values[tail] = fake.values[first]
+    assert prefix.load(TOKENS, WHOLE, lambda block: None).tokens == 64
+
+
 def saved(fake: Fake) -> tuple[PrefixStore, list[str]]:
     prefix = prefixes(Store(fake, timeout_s=10))
     assert prefix.save(TOKENS, make_block(), FOUR).saved == 6

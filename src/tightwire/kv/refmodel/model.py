@@ -38,8 +38,8 @@ ARCHITECTURES = {
         theta=5e5, back=(1, 2, 1, 3),
     ),
     "qwen2": Architecture(  # biases on Q, K and V
-        Qwen2ForCausalLM, Qwen2Config, layers=3, hidden=192, feed_forward=448, kv_heads=2, head_dim=32,
-        theta=1e6, back=(1, 2, 3, 1, 2, 3),
+        Qwen2ForCausalLM, Qwen2Config, layers=3, hidden=192, feed_forward=448, kv_heads=2, head_dim=64,
+        theta=1e6, back=(1, 2, 1, 3),
     ),
 }  # fmt: skip
 """`llama` is the reference model (3.7 M parameters with its 3,072 tokens); `qwen2` has a third of that."""

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from tightwire.kv.refmodel import corpus as corpora
 from tightwire.kv.refmodel.model import ARCHITECTURES, new_model, save
+from tightwire.kv.refmodel.muon import Muon
 from tightwire.kv.refmodel.rows import Row, Rows
 from tightwire.kv.refmodel.tokenizer import BOS, save_tokenizer, train_tokenizer
 
@@ -128,12 +129,11 @@ def train(args: argparse.Namespace) -> None:
 
 
 def new_optimizers(model: PreTrainedModel, lr: float, *, bf16: bool) -> tuple[torch.optim.Optimizer, ...]:
-    """(of the matrices, of embeddings, norms and biases). Muon's own arithmetic is bf16, so without it AdamW has all."""
+    """(of the matrices, of embeddings, norms and biases)."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    muon = partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
-    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.98))
-    return (muon if bf16 else adamw)(matrices, lr=lr, weight_decay=0.05), adamw(others, lr=lr, weight_decay=0.0)
+    muon = partial(torch.optim.Muon, adjust_lr_fn="match_rms_adamw") if bf16 else Muon
+    return muon(matrices, lr=lr, weight_decay=0.05), torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
 
 
 def update(model: PreTrainedModel, batch: list[Row], names: list[str], device: str, *, bf16: bool) -> dict[str, float]:
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--from", dest="start", help="a model folder whose weights and tokenizer to go on from")
-    parser.add_argument("--fp32", action="store_true", help="no bf16, so no Muon: faster on CPUs without bf16 units")
+    parser.add_argument("--fp32", action="store_true", help="no bf16: faster on CPUs without bf16 units")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--resume", action="store_true", help="go on from state.pt in the output folder")
     train(parser.parse_args(arguments))

@@ -32,6 +32,10 @@ class Backend(Protocol):
         the first as the most recent: a prefix without its beginning is worth nothing."""
         ...
 
+    def first(self, keys: Sequence[str]) -> int:
+        """Place of the first of `keys` that is there, `len(keys)` where none is. That one counts as used."""
+        ...
+
     def remove(self, key: str) -> None:
         """No error where there is nothing."""
         ...

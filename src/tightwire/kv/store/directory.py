@@ -110,6 +110,9 @@ class Directory:
                 continue  # another user's file: it is there, but not ours to mark
         return len(keys)
 
+    def first(self, keys: Sequence[str]) -> int:
+        return next((index for index, key in enumerate(keys) if self.contains([key])), len(keys))
+
     def remove(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path(key))

@@ -48,6 +48,9 @@ class Memory:
                 self._values.move_to_end(key)
         return found
 
+    def first(self, keys: Sequence[str]) -> int:
+        return next((index for index, key in enumerate(keys) if self.contains([key])), len(keys))
+
     def remove(self, key: str) -> None:
         with self._lock:
             self._bytes -= len(self._values.pop(key, b""))

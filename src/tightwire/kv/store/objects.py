@@ -71,6 +71,10 @@ class Objects:
                 return start + found.index(False)
         return len(keys)
 
+    def first(self, keys: Sequence[str]) -> int:
+        found = asyncio.run(self._heads(keys))
+        return found.index(True) if True in found else len(keys)
+
     async def _heads(self, keys: Sequence[str]) -> list[bool]:
         import obstore
 

@@ -1,4 +1,5 @@
-"""Prefixes in a Store: saved and loaded as KVBlocks, one frame for all layers of each chunk of tokens.
+"""Prefixes in a Store: saved and loaded as KVBlocks, one frame for all layers of each chunk of tokens, and one for the
+tail after the last whole chunk.
 
 A frame carries its own key where frames on a link carry the model's fingerprint, so that a value under a wrong key is
 refused, as is a damaged one. What cannot be loaded is recomputed by the engine; nothing here raises for what a store
@@ -17,7 +18,7 @@ from tightwire.errors import ConfigError, FrameError
 from tightwire.kv.block import DTYPE_NAMES, KVBlock
 from tightwire.kv.codec import decode_block, encode_block
 from tightwire.kv.frame import PREFIX_BYTES, Limits, parse
-from tightwire.kv.store.keys import prefix_keys
+from tightwire.kv.store.keys import TAIL_TOKENS, prefix_keys, tail_keys
 from tightwire.kv.store.load import Load, Loaded, covered_s
 from tightwire.kv.store.store import Pending, Store
 from tightwire.kv.strategy import Strategy
@@ -51,11 +52,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class SaveReport:
-    """Of the whole chunks in a block: how many were written (`saved`), were there already (`present`), were not taken
-    (`refused`, and `error` says why). `raw_bytes` and `wire_bytes` are of those written; `wire_s` is the time in which at least one was on
-    its way."""
+    """Of the chunks in a block: how many were written (`saved`, with `tokens` in them), were there already (`present`),
+    were not taken (`refused`, and `error` says why). `raw_bytes` and `wire_bytes` are of those written; `wire_s` is the
+    time in which at least one was on its way."""
 
     saved: int
+    tokens: int
     present: int
     refused: int
     raw_bytes: int
@@ -94,8 +96,11 @@ class PrefixStore:
         self._max_bytes = PREFIX_BYTES + limits.max_header_bytes + chunk_bytes  # a frame is never larger than raw
 
     def lookup(self, tokens: Sequence[int], *, salt: str = "") -> int:
-        """How many leading tokens are in the store: whole chunks."""
-        return self.store.contains(self._keys(tokens, salt)) * self.chunk_tokens
+        """How many leading tokens are in the store: whole chunks and a tail."""
+        found = self.store.contains(self._keys(tokens, salt)) * self.chunk_tokens
+        tails = self._tails(tokens[: found + self.chunk_tokens - 1], salt)
+        place = self.store.first([key for _, key in tails]) if tails else 0
+        return found + (tails[place][0] if place < len(tails) else 0)
 
     def load(
         self,
@@ -106,45 +111,59 @@ class PrefixStore:
         salt: str = "",
         timeout_s: float | None = None,
     ) -> Loaded:
-        """The KV of the first `n` of `tokens`, as far as whole chunks of it are there: each chunk's block goes to
-        `on_block`, in order and in this thread, as soon as it is decoded. Stops at the first that is missing, late or
-        not what it should be, or after `timeout_s`; only what `on_block` raises is raised."""
-        keys = self._keys(tokens[:n], salt)
-        load = Load(self.store, keys, self._max_bytes, lambda index, value: self._decode(keys[index], index, value))
+        """The KV of the first `n` of `tokens`, as `lookup` counts them: each chunk's block goes to `on_block`, in
+        order and in this thread, as soon as it is decoded. Stops at the first that is missing, late or not what it
+        should be, or after `timeout_s`; only what `on_block` raises is raised."""
+        keys = self._chunks(tokens[:n], salt)
+        load = Load(
+            self.store, keys, self._max_bytes, lambda i, value: self._decode(keys[i], i, self._size(i, n), value)
+        )
         load.run(on_block, timeout_s)
-        loaded = load.handed_over * self.chunk_tokens
+        loaded = sum(self._size(index, n) for index in range(load.handed_over))
         missing = [(loaded, n)] if loaded < n else []
         error = load.error if load.handed_over < len(keys) else None
         return Loaded(loaded, missing, error, load.wire_bytes, load.decode_s, load.wire_s)
 
     def save(self, tokens: Sequence[int], block: KVBlock, strategy: Strategy, *, salt: str = "") -> SaveReport:
-        """Store each chunk of which `block` holds all tokens, and `tokens` everything from the first on. Chunks that
-        are there already are not encoded. Encoding overlaps with writing. Raises ConfigError for a block that is not
-        of this layout or does not hold all layers."""
+        """Store each chunk of which `block` holds all tokens, and the tail at its end; `tokens` hold everything from
+        the first on. What is there already is not encoded. Encoding overlaps with writing. Raises ConfigError for a
+        block that is not of this layout or does not hold all layers."""
         if Layout.of(block) != self.layout or block.layer_start:
             raise ConfigError(
                 f"a block of {Layout.of(block)} from layer {block.layer_start} on; stored are {self.layout}"
             )
-        size = self.chunk_tokens
-        first = -(-block.token_start // size)
-        keys = self._keys(tokens[: block.token_start + block.tokens], salt)[first:]
+        first, end = -(-block.token_start // self.chunk_tokens), min(block.token_start + block.tokens, len(tokens))
+        keys = self._chunks(tokens[:end], salt)[first:]
         present = self.store.contains(keys)
         writing = _Writing(self.store)
         for index in range(present, len(keys)):
             if self.store.error is not None:
                 break
-            writing.add(keys[index], _piece(block, (first + index) * size, size), strategy)
+            start = (first + index) * self.chunk_tokens
+            writing.add(keys[index], _piece(block, start, self._size(first + index, end)), strategy)
         return writing.report(present, len(keys))
+
+    def _chunks(self, tokens: Sequence[int], salt: str) -> list[str]:
+        """Keys of the whole chunks of `tokens` and of the longest tail after them."""
+        return self._keys(tokens, salt) + [key for _, key in self._tails(tokens, salt)[:1]]
+
+    def _size(self, index: int, n: int) -> int:
+        """Tokens of chunk `index` of `n`."""
+        left = n - index * self.chunk_tokens
+        return self.chunk_tokens if left >= self.chunk_tokens else left // TAIL_TOKENS * TAIL_TOKENS
 
     def _keys(self, tokens: Sequence[int], salt: str) -> list[str]:
         return prefix_keys(self._fingerprint, self._strategy_class, tokens, self.chunk_tokens, salt)
 
-    def _decode(self, key: str, index: int, value: memoryview) -> KVBlock:
+    def _tails(self, tokens: Sequence[int], salt: str) -> list[tuple[int, str]]:
+        return tail_keys(self._fingerprint, self._strategy_class, tokens, self.chunk_tokens, salt)
+
+    def _decode(self, key: str, index: int, tokens: int, value: memoryview) -> KVBlock:
         frame = parse(value, self._limits)
         header, layout = frame.header, self.layout
         stated = (header.layer_start, header.layers, header.heads, header.head_dim, header.dtype)
         expected = (0, layout.layers, layout.heads, layout.head_dim, DTYPE_NAMES[layout.dtype])
-        if stated != expected or (header.token_start, header.tokens) != (index * self.chunk_tokens, self.chunk_tokens):
+        if stated != expected or (header.token_start, header.tokens) != (index * self.chunk_tokens, tokens):
             raise FrameError("shape", f"{header} is not chunk {index} of {layout}")
         return decode_block(frame, key, device=self._device)
 
@@ -154,16 +173,16 @@ class _Writing:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._underway: deque[tuple[Pending[bool], int, int]] = deque()  # with raw bytes, frame bytes
+        self._underway: deque[tuple[Pending[bool], KVBlock, int]] = deque()  # with frame bytes
         self._spans: list[tuple[float, float]] = []
-        self._saved = self._raw_bytes = self._wire_bytes = 0
+        self._saved = self._tokens = self._raw_bytes = self._wire_bytes = 0
         self._encode_s = 0.0
 
     def add(self, key: str, block: KVBlock, strategy: Strategy) -> None:
         start_s = self._store.clock.now_s()
         frame = encode_block(block, strategy, key)
         self._encode_s += self._store.clock.now_s() - start_s
-        self._underway.append((self._store.start_put(key, frame), block.raw_bytes, len(frame)))
+        self._underway.append((self._store.start_put(key, frame), block, len(frame)))
         while len(self._underway) > _WRITES_AHEAD:
             self._finish()
 
@@ -173,15 +192,16 @@ class _Writing:
         refused = wanted - present - self._saved
         error = (self._store.error or "the store has no room") if refused else None
         return SaveReport(
-            self._saved, present, refused, self._raw_bytes, self._wire_bytes, self._encode_s, covered_s(self._spans), error,
+            self._saved, self._tokens, present, refused, self._raw_bytes, self._wire_bytes, self._encode_s, covered_s(self._spans), error,
         )  # fmt: skip
 
     def _finish(self) -> None:
-        pending, raw_bytes, wire_bytes = self._underway.popleft()
+        pending, block, wire_bytes = self._underway.popleft()
         if pending.result():
             self._spans.append((pending.begin_s, pending.end_s))
             self._saved += 1
-            self._raw_bytes += raw_bytes
+            self._tokens += block.tokens
+            self._raw_bytes += block.raw_bytes
             self._wire_bytes += wire_bytes
 
 

@@ -50,10 +50,19 @@ class Redis:
         low, high, questions = 0, len(keys), 0
         while low < high:
             middle = high if questions < 2 else (low + high + 1) // 2
-            count = self._call("EXISTS", *(PREFIX + key for key in keys[low:middle]))
-            assert isinstance(count, int)
+            count = self._count(keys[low:middle])
             low, high = (middle, high) if count == middle - low else (low, low + count)
             questions += 1
+        return low
+
+    def first(self, keys: Sequence[str]) -> int:
+        """One question where none is there, and one more for each halving where some are."""
+        low, high = 0, len(keys)
+        if not high or not self._count(keys):
+            return high
+        while high - low > 1:  # the first is among keys[low:high]
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._count(keys[low:middle]) else (middle, high)
         return low
 
     def remove(self, key: str) -> None:
@@ -65,6 +74,11 @@ class Redis:
                 self._idle.get_nowait().close()
             except queue.Empty:
                 return
+
+    def _count(self, keys: Sequence[str]) -> int:
+        count = self._call("EXISTS", *(PREFIX + key for key in keys))
+        assert isinstance(count, int)
+        return count
 
     def _call(self, *words: str | memoryview, max_bytes: int = 0) -> Reply:
         connection = self._connection()

@@ -91,6 +91,11 @@ class Store:
         keys = [checked(key) for key in keys]
         return self._start(self._lookups, lambda: self._backend.contains(keys), 0, strict=True).result()
 
+    def first(self, keys: Sequence[str]) -> int:
+        """Place of the first of `keys` that is there; `len(keys)` where none is."""
+        keys = [checked(key) for key in keys]
+        return self._start(self._lookups, lambda: self._backend.first(keys), len(keys), strict=True).result()
+
     def remove(self, key: str) -> None:
         """Soon: nobody waits for it."""
         checked(key)

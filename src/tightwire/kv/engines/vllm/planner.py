@@ -22,6 +22,7 @@ from typing import Any
 
 from tightwire.kv.engines.vllm.plan import MAX_ID_CHARS, PUSH_TOKENS, Move, Options, Plan, Push, Shelved
 from tightwire.kv.engines.vllm.settings import Settings
+from tightwire.kv.store.keys import TAIL_TOKENS
 
 logger = logging.getLogger(f"vllm.{__name__}")
 Lookup = Callable[[tuple[int, ...]], Future[int]]
@@ -148,10 +149,19 @@ class Planner:
                     Push(name, job.transfer, blocks, job.pushed, stop, job.needed, min(job.computed, job.needed), job.options)
                 )  # fmt: skip
                 job.pushed = stop
-        whole = reached // self._chunk_tokens * self._chunk_tokens
-        if job.shelved and whole > job.saved:
-            plan.saves.append(Shelved(name, "", blocks, job.saved, whole, job.prompt[:whole]))
-            job.saved = whole
+        if job.shelved:
+            self._save(plan, name, job, reached)
+
+    def _save(self, plan: Plan, name: str, job: _Job, reached: int) -> None:
+        """Whole chunks as they are computed; the prompt's tail with the last of them, unless it begins with KV that came
+        from a tail: from turn to turn of a conversation it would be quantised again and again."""
+        chunk = self._chunk_tokens
+        stop = reached // chunk * chunk
+        if reached == len(job.prompt) and (job.found % chunk == 0 or job.found < stop):
+            stop = reached // TAIL_TOKENS * TAIL_TOKENS
+        if stop > job.saved:
+            plan.saves.append(Shelved(name, "", tuple(job.blocks), job.saved // chunk * chunk, stop, job.prompt[:stop]))
+            job.saved = stop
 
 
 def transfer_name(params: dict[str, Any], prompt: Sequence[int]) -> str:

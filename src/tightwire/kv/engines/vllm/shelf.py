@@ -102,7 +102,7 @@ class Shelf:
                 return
             report = self._prefixes.save(move.tokens, block, self._strategy)
             self._counters.add(
-                tokens_saved=report.saved * self._prefixes.chunk_tokens, saves_failed=report.refused,
+                tokens_saved=report.tokens, saves_failed=report.refused,
                 store_written_bytes=report.wire_bytes,
             )  # fmt: skip
             if not report.ok:
