@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from tightwire.ccl.analyzer.dumps import gloo
 from tightwire.ccl.sources.flight_recorder.dump import Dump, Entry, Status
 
-_DEFAULT = ("", "0")
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -77,10 +75,10 @@ class Job:
 def align(dumps: Mapping[int, Dump]) -> Job:
     """Linear in entries and in memberships."""
     named = {rank for dump in dumps.values() for ranks in dump.groups.values() for rank in ranks}
-    told = gloo.size(e for dump in dumps.values() for e in dump.entries if e.group in _DEFAULT)
-    count = max(max(dumps, default=-1) + 1, told or 0)
-    world = tuple(sorted(named | dumps.keys())) if named else tuple(range(count))
-    members = _Members(dumps, world)
+    told = gloo.size(e for dump in dumps.values() for e in dump.entries if e.group in gloo.DEFAULT)
+    used = gloo.use(dumps, max(max(dumps, default=-1) + 1, told or 0))
+    world = tuple(sorted(named | dumps.keys())) if named else tuple(range(used.world))
+    members = _Members(dumps, world, used.members)
     positions: dict[Group, dict[int, Position]] = defaultdict(dict)
     descriptions: dict[str, str] = {}
     numbers: dict[tuple[int, Group], int] = {}
@@ -122,13 +120,13 @@ def align(dumps: Mapping[int, Dump]) -> Job:
 class _Members:
     """Which ranks a name means to a rank: its own account, that of a peer, or what its use says."""
 
-    def __init__(self, dumps: Mapping[int, Dump], world: tuple[int, ...]) -> None:
+    def __init__(self, dumps: Mapping[int, Dump], world: tuple[int, ...], used: Mapping[str, tuple[int, ...]]) -> None:
         self.dumps, self.world = dumps, world
         self.told: dict[str, set[tuple[int, ...]]] = defaultdict(set)
         for dump in dumps.values():
             for name, ranks in dump.groups.items():
                 self.told[name].add(ranks)
-        self.inferred = gloo.members(dumps, world)
+        self.used = used
         self.known: dict[tuple[int, str], Group] = {}
 
     def group(self, rank: int, name: str) -> Group:
@@ -144,9 +142,9 @@ class _Members:
         for ranks in sorted(self.told.get(name, ())):
             if rank in ranks:
                 return ranks
-        if name in _DEFAULT:
+        if name in gloo.DEFAULT:
             return self.world
-        return self.inferred.get(name) or (rank,)
+        return self.used.get(name) or (rank,)
 
 
 def _mixed(position: Position) -> bool:

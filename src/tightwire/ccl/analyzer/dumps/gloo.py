@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tightwire.ccl.sources.flight_recorder.dump import Dump, Entry
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tightwire.ccl.analyzer.dumps.alignment import Job, Position
 
 NAME = "gloo"
+DEFAULT = ("", "0")  # the name of the group of all ranks
 _ONE_WAY = ("broadcast", "reduce", "gather", "scatter", "send", "recv")  # some may leave before others have come
 _SPREADS = ("all_gather", "gather")
 _COLLECTS = ("reduce_scatter", "scatter")
@@ -42,31 +44,43 @@ def size(entries: Iterable[Entry]) -> int | None:
     return found.most_common(1)[0][0] if found else None
 
 
-def members(dumps: Mapping[int, Dump], world: Iterable[int]) -> dict[str, tuple[int, ...]]:
-    """The ranks of the groups that no dump tells: who used it, and who must have been left over for it."""
+@dataclass(frozen=True)
+class Use:
+    """What the groups' use says: the `members` by name of those that no dump tells, and how many ranks there must be."""
+
+    members: dict[str, tuple[int, ...]]
+    world: int
+
+
+def use(dumps: Mapping[int, Dump], world: int) -> Use:
+    """The ranks of a group are who used it, and who must have been left over for it, with a dump or without."""
     told = {name for dump in dumps.values() for name, ranks in dump.groups.items() if ranks}
     users: dict[str, set[int]] = defaultdict(set)
     entries: dict[str, list[Entry]] = defaultdict(list)
     for rank, dump in dumps.items():
         for entry in dump.entries:
-            if entry.group not in told:
+            if entry.group not in told and entry.group not in DEFAULT:
                 users[entry.group].add(rank)
                 entries[entry.group].append(entry)
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for name, calls in entries.items():
         first = min(calls, key=lambda e: e.sequence)
         alike[first.description, first.op, first.in_elements, first.out_elements].append(name)
-    found: dict[str, tuple[int, ...]] = {}
-    for names in alike.values():
-        usual = max(len(users[name]) for name in names)
-        taken = {rank for name in names for rank in users[name]}
-        left = sorted(set(world) - taken)
-        short = {name: (size(entries[name]) or usual) - len(users[name]) for name in names}
-        lacking = [name for name in names if short[name] > 0]
-        fits = len(lacking) == 1 and short[lacking[0]] == len(left)
-        for name in names:
-            found[name] = tuple(sorted(users[name] | (set(left) if fits and name in lacking else set())))
-    return found
+    kinds = [
+        {name: (size(entries[name]) or max(len(users[n]) for n in names)) - len(users[name]) for name in names}
+        for names in alike.values()
+        if sum(len(users[name]) for name in names) == len(set().union(*(users[name] for name in names)))
+    ]
+    for lacking in kinds:
+        if sum(number > 0 for number in lacking.values()) == 1:
+            world = max(world, sum(lacking.values()) + sum(len(users[name]) for name in lacking))
+    found = {name: tuple(sorted(ranks)) for name, ranks in users.items()}
+    for lacking in kinds:
+        left = set(range(world)).difference(*(users[name] for name in lacking))
+        short = [name for name, number in lacking.items() if number > 0]
+        if len(short) == 1 and lacking[short[0]] == len(left):
+            found[short[0]] = tuple(sorted(users[short[0]] | left))
+    return Use(found, world)
 
 
 def failed(of: Mapping[int, Position]) -> list[Entry]:
@@ -97,7 +111,8 @@ def left_by(job: Job, rank: int) -> set[int]:
     for group, of in job.positions.items():
         if group.name == last.group and rank in of:
             newest = max(position.entered or 0 for position in of.values())
-            return job.silent & set(group.ranks) if newest <= last.sequence else set()
+            known = set(group.ranks) if len(group.ranks) > 1 else job.silent  # nobody talks to himself
+            return job.silent & known if newest <= last.sequence else set()
     return set()
 
 

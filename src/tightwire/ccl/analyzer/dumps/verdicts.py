@@ -94,6 +94,8 @@ def _outside(job: Job, found: list[Wait], damaged: Collection[int]) -> Verdict |
     are in no operation at all."""
     wait = next((w for w in found if w.ends), None)
     away = sorted(gloo.idle(job))
+    if wait is not None and (gone := _left_by_all(job, away)):
+        return _absent(job, "no dump", sorted(gone), {}, damaged, sorted(job.dumps))
     if wait is None or not away or any(ranks for dump in job.dumps.values() for ranks in dump.groups.values()):
         return None
     return _absent(job, "not entered", away, {rank: [wait] for rank in away}, damaged, _victims(found, away))
@@ -177,7 +179,8 @@ def _absent(
             known = "is not in its record" if entered is None else f"its last one is number {entered}"
             lines.append(f"rank {rank} has not entered {_call(job, wait)}: {known}")
         lines += _last(job, rank)
-    sure = kind == "not entered" or (len(job.silent) == 1 and not set(ranks) & {*damaged, *job.dumps})
+    lone = len(job.silent) == 1 and not set(ranks) & {*damaged, *job.dumps}
+    sure = kind == "not entered" or (lone and (job.world_known or max(ranks) < max(job.dumps)))
     doubts = _doubts(job, kind, ranks, waiting)
     cause = "has not entered" if kind == "not entered" else "left no dump"
     confidence = "high" if sure and not doubts else "low"
