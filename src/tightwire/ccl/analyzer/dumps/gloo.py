@@ -25,8 +25,13 @@ _COLLECTS = ("reduce_scatter", "scatter")
 
 
 def joint(entry: Entry | None) -> bool:
-    """Nobody leaves it before everybody has come; unknown ones are taken to be so."""
-    return entry is None or entry.op.strip("_").split("_oop")[0] not in _ONE_WAY
+    """It needs everybody; an unknown one is taken to."""
+    return entry is None or needs_everybody(entry.op)
+
+
+def needs_everybody(op: str) -> bool:
+    """Nobody leaves an operation of that name before everybody has come."""
+    return op.strip("_").lower().split("_oop")[0] not in _ONE_WAY
 
 
 def size(entries: Iterable[Entry]) -> int | None:
