@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from tightwire.ccl.agent import Agent
 from tightwire.ccl.host import ThisHost
@@ -44,15 +44,17 @@ def run(
     clock: Clock | None = None,
     on_start: Callable[[Watcher], None] | None = None,
     output: IO[bytes] | None = None,
+    start: Callable[..., Any] = subprocess.Popen,
 ) -> Watched:
-    """Run `command` with the probe switched on in all its ranks, what it prints into `output` where one is given. Raises ConfigError when it cannot be started."""
+    """Run `command` with the probe switched on in all its ranks, what it prints into `output` where one is given; `start`
+    makes its process as `Popen` does. Raises ConfigError when it cannot be started."""
     clock = clock or MonotonicClock()
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="tightwire-", dir=shared))
     try:
         environment = {**os.environ, "TIGHTWIRE_CCL": str(folder)}
         try:
-            job = subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=output)
+            job = start(command, env=environment, start_new_session=True, stdout=output, stderr=output)
         except OSError as error:
             raise ConfigError(
                 f"command {command[0]!r} cannot be started: {error}; give the command after --"
@@ -108,13 +110,13 @@ def _observe(
 
 def _end(job: subprocess.Popen[bytes], clock: Clock) -> None:
     """SIGTERM, then SIGKILL for what is left, to every process that the job started."""
-    family = _family(job.pid)
+    processes = family(job.pid)
     for number, wait_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
-        for pid in family:
+        for pid in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         if number == signal.SIGTERM:
-            for pid in family:
+            for pid in processes:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)  # a stopped process cannot die of SIGTERM
         until_s = clock.now_s() + wait_s
@@ -122,7 +124,7 @@ def _end(job: subprocess.Popen[bytes], clock: Clock) -> None:
             clock.sleep_s(0.05)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """`pid` and all its descendants, children first; torchrun gives each rank a session of its own."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():

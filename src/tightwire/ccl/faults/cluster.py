@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 INTERFACE, MAX_HOSTS = "tw0", 62_500
+ANSWER_S = 60  # of pyroute2's helper processes, also on a machine that is busy
 _QUEUE_S, _BURST_BYTES = 0.05, 4096
 _IPV4, _DROP, _ACCEPT = 2, 0, 1
 _ETH_IP, _ROOT, _UNLIMITED_BYTES_PER_S = 0x0800, 0xFFFFFFFF, 4_000_000_000
@@ -32,8 +33,9 @@ class Cluster:
         self.hosts = [f"tw-{tag}-{host}" for host in range(hosts)]
 
     def __enter__(self) -> Cluster:
-        from pyroute2 import NetNS, netns
+        from pyroute2 import NetNS, config, netns
 
+        config.default_communicate_timeout = ANSWER_S
         try:
             for namespace in (self.switch, *self.hosts):
                 netns.create(namespace)

@@ -101,7 +101,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _import_ahead() -> None:
+def import_ahead() -> None:
     """What training jobs import sooner or later, once instead of in each rank."""
     for module in ("torch", "torch._dynamo", "torch.distributed.fsdp", "tightwire.ccl"):
         importlib.import_module(module)
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("job")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    _import_ahead()
+    import_ahead()
     from tightwire.ccl.faults.cluster import Cluster, address
 
     def body() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -34,6 +36,16 @@ class Tempo:
             self._file.write(f"{self._marks[-1][0]}\n")
             self._file.flush()
 
+    def report(self, file: Path) -> None:
+        """When its steps began, and what the whole rank used."""
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        told = {
+            "began_s": [mark[0] for mark in self._marks],
+            "processor_s": self._marks[-1][1] - self._marks[0][1],
+            "resident_bytes": pages * os.sysconf("SC_PAGE_SIZE"),
+        }
+        file.write_text(json.dumps(told))
+
     def rhythm(self) -> Rhythm:
         """The medians so far, of the later half."""
         marks = self._marks[len(self._marks) // 2 :]
@@ -55,6 +67,7 @@ def main() -> None:
     parser.add_argument("--until", type=int, help="the step at which a fault that makes it slow is lifted again")
     parser.add_argument("--severity", type=float, default=2.0, help="how many times as long a step becomes, about")
     parser.add_argument("--truth", type=Path, help="where to write what was injected, and when")
+    parser.add_argument("--report", type=Path, help="a folder, for each rank's times, processor time and memory")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -88,6 +101,8 @@ def main() -> None:
             other_phases(step, rank)
         if rank == 0 and step % 50 == 0:
             print(f"step {step} loss {loss:.3f}", flush=True)
+    if arguments.report is not None:
+        tempo.report(arguments.report / f"rank-{rank}.json")
     dist.destroy_process_group()
 
 
