@@ -78,7 +78,13 @@ def losses(rounds: Rounds, groups: int) -> Losses:
         np.zeros((count, groups)),
     )
     at = step[rounds.round], rounds.rank
-    np.add.at(late, at, rounds.late_s)
+    whole, work = np.zeros_like(late), np.zeros_like(late)
+    np.add.at(late, at, rounds.own_s)
+    np.add.at(whole, at, rounds.late_s)
+    np.add.at(work, at, rounds.alone_s)
+    if count:  # ranks that are slow together are not late to each other, but work longer than most
+        usual = np.sort(work, axis=1)[:, [(work.shape[1] - 1) // 2]]
+        late = np.maximum(late, np.minimum(whole, work - usual))
     np.add.at(drag, at, rounds.drag_s)
     np.add.at(transfer, (step, rounds.group), rounds.transfer_s)
     end_s = np.full(count, -np.inf)

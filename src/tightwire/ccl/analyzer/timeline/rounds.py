@@ -1,8 +1,9 @@
 """Round n of a group is its operation number n on all ranks: who came late by its own doing, who left late, and how long the
 bytes took once all were there.
 
-A rank's lateness is its own doing as far as the rank was in no collective since its operation before. Clocks are aligned only
-where they must be apart: a rank that left an operation before another one entered it.
+A rank's lateness is its own doing as far as it was in no collective for longer than the others before they entered: whoever
+left its operation before late is a victim. Clocks are aligned only where they must be apart: a rank that left an operation
+before another one entered it.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from tightwire.ccl.analyzer.dumps.gloo import needs_everybody
 from tightwire.ccl.sources.timeline.operations import NO_STEP, Floats, Ints, Timeline
 
 APART_S, APART = 5e-4, 0.1  # a rank left that much before another came, in that share of the rounds
-PASSES = 8  # over groups that are joined through others
+PASSES = 64  # over groups that are joined through others
 
 
 @dataclass(frozen=True)
 class Rounds:
     """`group`, `sequence`, `op`, `size`, `step`, `begin_s` (the last entered), `over_s` (all could leave), `transfer_s` [R];
     `round` (index into these), `rank` (index into `ranks`), `late_s`, `drag_s` (left after the others) [M]; `lead_s` of
-    each rank's clock [K], all 0 where they agree."""
+    each rank's clock [K], all 0 where they agree. `own_s` is the part of `late_s` that is its own doing, `alone_s` how long it
+    was in no operation before [M]."""
 
     group: Ints
     sequence: Ints
@@ -36,6 +38,8 @@ class Rounds:
     round: Ints
     rank: Ints
     late_s: Floats
+    own_s: Floats
+    alone_s: Floats
     drag_s: Floats
     ranks: Ints
     lead_s: Floats
@@ -66,12 +70,12 @@ def rounds(timeline: Timeline) -> Rounds:
     )
     before_s = np.concatenate([[-np.inf], over_s[:-1]])
     before_s[np.diff(timeline.group[first], prepend=-1) != 0] = -np.inf
-    step = timeline.step[first]
+    step, late_s = timeline.step[first], _over(entered, round_of, starts)
     return Rounds(
         timeline.group[first], timeline.sequence[first], timeline.op[first], timeline.size[first],
         step if (step != NO_STEP).all() else _bins(timeline.group[first], over_s), begin_s, over_s,
         np.maximum(over_s - np.maximum(begin_s, before_s), 0.0), round_of, who,
-        np.minimum(np.maximum(entered - _low_median(entered, round_of, starts)[round_of], 0.0), alone_s[order]),
+        late_s, np.minimum(late_s, _over(alone_s[order], round_of, starts)), alone_s[order],
         np.where(together[round_of], np.maximum(ended - np.maximum(leave_s, begin_s)[round_of], 0.0), 0.0), ranks, lead_s,
     )  # fmt: skip
 
@@ -99,12 +103,12 @@ def _leads(
     if apart[together].mean() < APART:
         return lead_s
     use = together[round_of]
+    sizes = np.bincount(round_of)
+    mine = np.maximum(np.bincount(who[use], minlength=count), 1)
     for _ in range(PASSES):
         left_s = ended - lead_s[who]
-        error_s = left_s - _low_median(left_s, round_of, starts)[round_of]
-        for each in range(count):
-            mine = error_s[use & (who == each)]
-            lead_s[each] += float(np.median(mine)) if len(mine) else 0.0
+        error_s = left_s - (np.bincount(round_of, left_s) / sizes)[round_of]
+        lead_s += np.bincount(who[use], error_s[use], count) / mine
     return lead_s
 
 
@@ -121,6 +125,11 @@ def _low_median(values: Floats, round_of: Ints, starts: Ints) -> Floats:
     sizes = np.diff(np.append(starts, len(values)))
     found: Floats = ordered[starts + (sizes - 1) // 2]
     return found
+
+
+def _over(values: Floats, round_of: Ints, starts: Ints) -> Floats:
+    """[M]: how much more than the round's median."""
+    return np.maximum(values - _low_median(values, round_of, starts)[round_of], 0.0)
 
 
 def _bins(group: Ints, over_s: Floats) -> Ints:

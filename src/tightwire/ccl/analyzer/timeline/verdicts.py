@@ -67,7 +67,7 @@ def _verdict(
         anomaly=anomaly,
         guilty_ranks=guilty,
         guilty_links=links,
-        confidence="high" if len(lost.end_s) >= SURE and (guilty or links) else "low",
+        confidence="high" if len(lost.end_s) >= SURE and (late or groups) and (guilty or links) else "low",
         cause="; ".join(causes),
         group=timeline.groups[group],
         operation=timeline.ops[int(found.op[at])],

@@ -46,11 +46,10 @@ def read(path: Path, rank: int | None) -> tuple[list[Operation], bool]:
     own = known.get("rank") if isinstance(known, dict) else None
     rank = own if type(own) is int else rank
     base_s = float(raw.get("baseTimeNanoseconds", 0) or 0) / 1e9 if isinstance(raw, dict) else 0.0
-    kernels = [
-        e for e in spans if str(e.get("name", "")).lower().startswith("nccl") and _args(e).get("Collective name")
-    ]
-    gloo = [e for e in spans if str(e.get("name", "")).startswith("gloo:")]
     host = [e for e in spans if e.get("name") == _HOST and _args(e).get("Collective name") not in (None, *_WAITS)]
+    calls = {_args(e)[_CALL]: _args(e) for e in host if isinstance(_args(e).get(_CALL), int)}
+    kernels = [e for e in spans if str(e.get("name", "")).lower().startswith("nccl") and _told(e, calls)]
+    gloo = [e for e in spans if str(e.get("name", "")).startswith("gloo:")]
     starts, numbers = _steps(spans)
     found = []
     for event in kernels or gloo or host:
