@@ -1,134 +1,64 @@
 """The fault matrix: every class, injected into real jobs on hosts of their own (network namespaces; needs root), random
-rank, step and severity by seed; and clean jobs with checkpoints, evaluations, uneven data and a noisy neighbour.
+rank, step and severity by seed; clean jobs with checkpoints, evaluations, uneven data and a noisy neighbour; and what the
+watching costs.
+
+Each run is noted beside `--json FILE` in `FILE.runs` as soon as it is over; with `--resume` those are not run again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
+import io
 import math
+import multiprocessing
 import os
-import random
 import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from drills import cases, costs
+from drills.cases import Case, Clean
+from drills.costs import Pair
+from drills.playing import CLEAN_STEPS, Played, play
 from harness import Result, parser, publish
-from tightwire import _ring
-from tightwire.ccl import score, watch
-from tightwire.ccl.faults.inject import CLASSES, LASTING
-from tightwire.ccl.faults.workloads import WORKLOADS
-from tightwire.ccl.verdict import Verdict
-
-SAMPLE = "tightwire.ccl.faults.sample_job"
-FAULTS = [fault for fault in CLASSES if fault != "dtype"]
-MISSING = [
-    "matrix cell: H1 blocked in another group", "overhead.step_share", "agent.core_share", "rank.memory_mb",
-]  # fmt: skip
-AFTER_STEPS, ENDLESS = 60, 100_000
-FIRST_STEP, LAST_STEP = 50, 90
-CLEAN_STEPS = 200
+from tightwire.ccl import score
+from tightwire.ccl.faults.inject import LASTING
+from tightwire.ccl.faults.launch import import_ahead
 
 
-@dataclass(frozen=True)
-class Case:
-    fault: str
-    job: str
-    ranks: int
-    rank: int
-    step: int
-    severity: float
+class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of `FILE.runs`: what was run and what came of it."""
+
+    seed: int
+    case: Case | None = None
+    clean: Clean | None = None
+    played: Played | None = None
+    pair_number: int | None = None
+    pair: Pair | None = None
 
 
-@dataclass(frozen=True)
-class Told:
-    """`took` is in seconds from the injection, `steps` in steps of the guilty rank; infinite without a verdict."""
+class Notes:
+    """All runs so far, in a file that is appended to."""
 
-    outcome: score.Outcome
-    took_s: float
-    steps: float
+    def __init__(self, path: Path | None, seed: int, resume: bool) -> None:
+        self._path, self._seed = path, seed
+        self.noted: list[Noted] = []
+        if path is not None and path.exists():
+            lines = path.read_text().splitlines() if resume else []
+            self.noted = [msgspec.json.decode(line, type=Noted) for line in lines]
+            path.write_text("".join(f"{line}\n" for line in lines))
 
+    def of(self, kind: Case | Clean | int) -> Noted | None:
+        """What came of that run, if it is over."""
+        same = (n for n in self.noted if kind in (n.case, n.clean, n.pair_number) and n.seed == self._seed)
+        return next(same, None)
 
-def cases(runs: int, sizes: list[int], rng: random.Random) -> list[Case]:
-    """As many as asked for: each cell of the matrix once before any comes again."""
-    cells = list(itertools.product(FAULTS, WORKLOADS, sizes))
-    order: list[tuple[str, str, int]] = []
-    while len(order) < runs:
-        order += rng.sample(cells, len(cells))
-    return [
-        Case(fault, job, ranks, rng.randrange(ranks), rng.randrange(FIRST_STEP, LAST_STEP), rng.uniform(1.7, 3.0))
-        for fault, job, ranks in order[:runs]
-    ]
-
-
-def launched(ranks: int, *job: str) -> list[str]:
-    return [sys.executable, "-m", "tightwire.ccl.faults.launch", "--ranks", str(ranks), "--hosts", "-m", SAMPLE, *job]
-
-
-def run(case: Case) -> Told:
-    verdicts: list[Verdict] = []
-    with tempfile.TemporaryDirectory() as name:
-        truth_file = Path(name) / "truth.json"
-        steps = case.step + AFTER_STEPS if case.fault in LASTING else ENDLESS
-        command = launched(
-            case.ranks, "--job", case.job, "--steps", str(steps), "--fault", case.fault, "--rank", str(case.rank),
-            "--step", str(case.step), "--severity", f"{case.severity:.2f}", "--truth", str(truth_file),
-        )  # fmt: skip
-        with (Path(name) / "job.log").open("wb") as log:
-            watch.run(command, verdicts.append, patience_s=0.0, output=log)
-        if not truth_file.exists():  # it ended before anything was injected
-            print(f"ended too early: {verdicts} {Path(log.name).read_text()[-500:]}")
-            return Told(score.Outcome(False, False, bool(verdicts)), math.inf, math.inf)
-        told = json.loads(truth_file.read_text())
-        began_s = [float(line) for line in truth_file.with_suffix(".steps").read_text().split()]
-    truth = score.Truth(told["class"], told["guilty_ranks"], told["guilty_links"])
-    said = [verdict for verdict in verdicts if verdict.ended_s is None]
-    if not said:
-        return Told(score.judge(truth, verdicts), math.inf, math.inf)
-    at_s = said[-1].at_s
-    return Told(score.judge(truth, verdicts), at_s - told["at_s"], sum(told["at_s"] < each < at_s for each in began_s))
-
-
-def clean(ranks: int, job: str, noisy: bool) -> list[Verdict]:
-    """What was said of a job in which nothing was wrong."""
-    said: list[Verdict] = []
-    with neighbour() if noisy else contextlib.nullcontext():
-        watch.run(
-            launched(ranks, "--job", job, "--steps", str(CLEAN_STEPS), "--phases", "--uneven", "0.5"), said.append,
-            output=subprocess.DEVNULL,
-        )  # fmt: skip
-    return said
-
-
-@contextlib.contextmanager
-def neighbour() -> Iterator[None]:
-    """A process that keeps one core busy, on and off."""
-    code = "import time\nwhile True:\n    until = time.time() + 0.7\n    while time.time() < until: pass\n    time.sleep(0.3)"
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        try:
-            yield
-        finally:
-            process.kill()
-
-
-def event_ns() -> float:
-    """One record into the ring by the native writer, called from Python."""
-    import time
-
-    with tempfile.TemporaryDirectory() as name:
-        writer = _ring.Writer(f"{name}/ring", 8192, 0, 1, os.getpid(), 0)
-        slot, count, costs = writer.add_group(7), 20_000, []
-        for _ in range(9):
-            start = time.perf_counter_ns()
-            for index in range(count):
-                writer.entered(slot, 7, index, 1, 4096, 1, 5, 0)
-            costs.append((time.perf_counter_ns() - start) / count)
-    return statistics.median(costs)
+    def add(self, noted: Noted) -> None:
+        self.noted.append(noted)
+        if self._path is not None:
+            with self._path.open("ab") as file:
+                file.write(msgspec.json.encode(noted) + b"\n")
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -136,52 +66,121 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)] if values else math.nan
 
 
+def _or_never(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def accuracy(notes: list[Noted], seed: int) -> list[Result]:
+    with_fault = [(n.case, n.played) for n in notes if n.case is not None and n.played is not None]
+    clean = [n.played for n in notes if n.clean is not None and n.played is not None]
+    result = score.total([played.outcome for _, played in with_fault])
+    hangs = [_or_never(played.took_s) for case, played in with_fault if case.fault not in LASTING]
+    slow = [_or_never(played.steps) for case, played in with_fault if case.fault in LASTING]
+    cells = len({(case.fault, case.job, case.ranks) for case, _ in with_fault})
+    failed = sum(bool(played.error) for _, played in with_fault)
+    note = f"seed {seed}, {cells} cells; {failed} runs failed by themselves and count as wrong"
+    neighbours = sum(n.clean.noisy for n in notes if n.clean is not None)
+    return [
+        Result("matrix.runs", result.runs, "runs", "higher", note),
+        Result("matrix.class_accuracy", result.class_accuracy, "share", "higher"),
+        Result("matrix.location_accuracy", result.location_accuracy, "share", "higher", "exact ranks or links"),
+        Result("matrix.high_confidence_wrong", result.high_confidence_wrong, "runs", "lower"),
+        Result("clean.runs", len(clean), "runs", "higher", f"{CLEAN_STEPS} steps; {neighbours} with a noisy neighbour"),
+        Result("clean.accusations", sum(bool(played.said) for played in clean), "runs", "lower"),
+        Result("clean.failed", sum(bool(played.error) for played in clean), "runs", "lower", "ended by themselves"),
+        Result("hang.seconds_to_verdict.p95", percentile(hangs, 0.95), "s", "lower", f"{len(hangs)} runs"),
+        Result("slow.steps_to_verdict.p95", percentile(slow, 0.95), "steps", "lower", f"{len(slow)} runs"),
+    ]
+
+
+def overhead(pairs: list[Pair], call: tuple[float, float]) -> list[Result]:
+    cores = os.cpu_count() or 1
+    found = [
+        Result("ring.ns_per_event", costs.event_ns(), "ns", "lower", "native writer, called from Python"),
+        Result("probe.call_us", call[0], "us", "lower", f"an allreduce and its wait, which take {call[1]:.1f} us"),
+    ]
+    if not pairs:
+        return found
+    plain, watched = [each.plain for each in pairs], [each.watched for each in pairs]
+    wall, low, high = costs.share_more([c.step_s for c in plain], [c.step_s for c in watched])
+    used, used_low, used_high = costs.share_more([c.processor_s for c in plain], [c.processor_s for c in watched])
+    events = statistics.median([c.events for c in watched])
+    step_s = statistics.median([c.step_s for c in plain])
+    counted = events / 2 * call[0] / 1e6 * costs.RANKS / cores / step_s
+    job = f"{len(pairs)} pairs of an {costs.RANKS}-rank DDP job, a step of {1e3 * step_s:.1f} ms"
+    memory = statistics.median([float(b.resident_bytes - a.resident_bytes) for a, b in zip(plain, watched, strict=True)])
+    return [
+        *found,
+        Result("overhead.step_share", wall, "share", "lower", f"{job}; 95 % interval {low:.4f} to {high:.4f}"),
+        Result(
+            "overhead.processor_share", used, "share", "lower",
+            f"processor time of the ranks in a step; 95 % interval {used_low:.4f} to {used_high:.4f}",
+        ),
+        Result(
+            "overhead.counted_share", counted, "share", "lower",
+            f"{events / 2:.1f} calls of each rank in a step × cost, on {cores} cores",
+        ),
+        Result(
+            "agent.core_share", statistics.median([c.agent_share for c in watched]), "share", "lower",
+            "of one core, agent and analyzer together",
+        ),
+        Result("rank.memory_mb", memory / 1e6, "MB", "lower", "resident memory more than without, median of pairs"),
+    ]  # fmt: skip
+
+
+def told(what: Case | Clean, played: Played) -> str:
+    right = played.outcome.class_right and played.outcome.location_right
+    line = f"{'right' if right else 'WRONG'} {what} {_or_never(played.took_s):.1f} s, {_or_never(played.steps):.0f} steps; {played.wall_s:.0f} s"
+    if not right:
+        line += f"\n      {played.error or [(v.anomaly, v.who, v.confidence, v.cause) for v in played.said]}"
+    return line
+
+
+def call_cost() -> tuple[float, float]:
+    """In a process of its own: the probe stays in it."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(costs.call_cost)
+
+
 def main() -> None:
     arguments_parser = parser(__doc__ or "")
-    arguments_parser.add_argument("--runs", type=int, default=30, help="with a fault")
-    arguments_parser.add_argument("--clean", type=int, default=4, help="runs without a fault")
+    arguments_parser.add_argument("--runs", type=int, default=200, help="with a fault")
+    arguments_parser.add_argument("--clean", type=int, default=40, help="runs without a fault")
+    arguments_parser.add_argument("--pairs", type=int, default=10, help="paired runs without and with the probe")
     arguments_parser.add_argument("--seed", type=int, default=1)
     arguments_parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8], help="sizes of the jobs")
-    arguments_parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
+    arguments_parser.add_argument("--faults", nargs="+", choices=cases.FAULTS, default=list(cases.FAULTS))
+    arguments_parser.add_argument("--jobs", nargs="+", choices=cases.JOBS, default=list(cases.JOBS))
+    arguments_parser.add_argument("--resume", action="store_true", help="go on after the runs in FILE.runs")
     arguments = arguments_parser.parse_args()
-    rng = random.Random(arguments.seed)
-    chosen = [case for case in cases(arguments.runs * 4, arguments.ranks, rng) if case.fault in arguments.faults]
-    told: list[tuple[Case, Told]] = []
-    for case in chosen[: arguments.runs]:
-        one = run(case)
-        told.append((case, one))
-        right = one.outcome.class_right and one.outcome.location_right
-        print(f"{'right' if right else 'WRONG'} {case} {one}", flush=True)
-    accusations = 0
-    for index, job in zip(range(arguments.clean), itertools.cycle(WORKLOADS)):
-        said = clean(arguments.ranks[0], job, index % 2 == 1)
-        accusations += bool(said)
-        print(f"clean {job}: {said or 'nobody accused'}", flush=True)
-    for name in MISSING:
-        print(f"missing: {name}")
-    ran = {case.fault for case, _ in told}
-    print(f"missing: cells of {', '.join(f for f in FAULTS if f not in ran) or 'no fault'} (raise --runs)")
-    result = score.total([one.outcome for _, one in told])
-    hangs = [one.took_s for case, one in told if case.fault not in LASTING]
-    slow = [one.steps for case, one in told if case.fault in LASTING]
-    note = f"{result.runs} runs, seed {arguments.seed}"
-    publish(
-        "diagnosis",
-        [
-            Result("matrix.runs", result.runs, "runs", "higher", note),
-            Result("matrix.class_accuracy", result.class_accuracy, "share", "higher", note),
-            Result("matrix.location_accuracy", result.location_accuracy, "share", "higher", "exact ranks or links"),
-            Result("matrix.high_confidence_wrong", result.high_confidence_wrong, "runs", "lower", note),
-            Result(
-                "clean.runs", arguments.clean, "runs", "higher", f"{CLEAN_STEPS} steps, every second with a neighbour"
-            ),
-            Result("clean.accusations", accusations, "runs", "lower"),
-            Result("hang.seconds_to_verdict.p95", percentile(hangs, 0.95), "s", "lower", f"{len(hangs)} runs"),
-            Result("slow.steps_to_verdict.p95", percentile(slow, 0.95), "steps", "lower", f"{len(slow)} runs"),
-            Result("ring.ns_per_event", event_ns(), "ns", "lower", "native writer, called from Python"),
-        ],
-        arguments.json,
-    )
+    seed, file = arguments.seed, arguments.json
+    notes = Notes(None if file is None else file.with_suffix(file.suffix + ".runs"), seed, arguments.resume)
+    call = call_cost()
+    import_ahead()
+
+    def results() -> list[Result]:
+        return [*accuracy(notes.noted, seed), *overhead([n.pair for n in notes.noted if n.pair is not None], call)]
+
+    chosen: list[Case | Clean] = [
+        *cases.with_faults(arguments.runs, seed, arguments.ranks, arguments.faults, arguments.jobs),
+        *cases.without(arguments.clean, arguments.ranks, arguments.jobs),
+    ]
+    for each in chosen:
+        if notes.of(each) is None:
+            played = play(each)
+            known = {"case": each} if isinstance(each, Case) else {"clean": each}
+            notes.add(Noted(seed, played=played, **known))
+            print(told(each, played), flush=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                publish("diagnosis", results(), file)
+    for number in range(arguments.pairs):
+        if notes.of(number) is None:
+            notes.add(Noted(seed, pair_number=number, pair=costs.pair(number)))
+    ran = {(n.case.fault, n.case.job, n.case.ranks) for n in notes.noted if n.case is not None}
+    all_cells = len(cases.FAULTS) * len(cases.JOBS) * 2
+    if len(ran) < all_cells:
+        print(f"missing: {all_cells - len(ran)} of {all_cells} cells of the matrix (raise --runs)")
+    publish("diagnosis", results(), file)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,11 @@ def set_free() -> None:
         ip.tc("del", index=ip.link_lookup(ifname=INTERFACE)[0], parent=_ROOT)
 
 
+def on_own_host() -> bool:
+    """Whether this process is on a host of such a cluster."""
+    return f"{INTERFACE}:" in Path("/proc/thread-self/net/dev").read_text()
+
+
 def sent_bytes() -> int:
     """What left this process's host through its interface so far."""
     for line in Path("/proc/thread-self/net/dev").read_text().splitlines():

@@ -20,6 +20,7 @@ CLASSES = {
 }  # fmt: skip
 FAULTS = tuple(CLASSES)
 LASTING = ("sleep", "quota", "slow", "slow-pair", "both")  # until they are lifted
+NETWORK = ("drop", "dead", "slow", "slow-pair", "both")  # need ranks on hosts of their own
 
 
 @dataclass(frozen=True)

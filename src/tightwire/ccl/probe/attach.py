@@ -14,6 +14,7 @@ from torch.distributed import distributed_c10d
 from tightwire.ccl.probe import dispatch, native
 from tightwire.ccl.probe.rank import Rank
 
+DRILL = "TIGHTWIRE_CCL_DRILL"  # a fault to play, see `faults.drill`
 DEFAULT_FOLDER = "/dev/shm/tightwire"
 Observer = native.Observer | dispatch.Observer
 _observer: Observer | None = None
@@ -32,6 +33,10 @@ def attach(folder: str | None = None) -> bool:
         _follow_groups(rank, observer)
         os.register_at_fork(after_in_child=observer.disable)
         atexit.register(observer.stop)
+        if DRILL in os.environ:
+            from tightwire.ccl.faults import drill
+
+            drill.arm(os.environ[DRILL])
     except Exception as error:
         _say(error)
         return False

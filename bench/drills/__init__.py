@@ -1,0 +1,1 @@
+"""Faults in real jobs for `diagnosis.py`: the cases, how one is played, and what watching costs."""
