@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tightwire.ccl.analyzer import circles, inconsistent, judge, not_entered, stopped, wait_for
+from tightwire.ccl.analyzer import circles, inconsistent, judge, not_entered, rendezvous, stopped, wait_for
 from tightwire.ccl.analyzer.inconsistent import Inconsistency
 from tightwire.ccl.analyzer.not_entered import Suspect
 from tightwire.ccl.analyzer.slow import verdicts
@@ -60,6 +60,9 @@ class Watcher:
         circle = circles.find(ranks, groups, self.collector.rounds, self._clock.now_s())
         if circle is not None:
             return circles.verdict(circle, groups, self._evidence(circle.guilty), self._clock.now_s())
+        absent = rendezvous.find(ranks, groups, self._clock.now_s())
+        if absent is not None:
+            return rendezvous.verdict(absent, self._evidence(absent.elsewhere), self._clock.now_s())
         found = self._slowness()
         return None if found is None else self._slow_verdict(found)
 

@@ -44,6 +44,7 @@ OPERATIONS: tuple[str, ...] = (
     "allreduce_coalesced", "allgather_coalesced", "allgather_into_tensor_coalesced",
     "reduce_scatter_tensor_coalesced", "kv_transfer", "monitored_barrier",
 )  # fmt: skip
+RENDEZVOUS = "init_process_group"  # the name of the group of all ranks whose one operation that is
 OPERATION_CODES = {name: code for code, name in enumerate(OPERATIONS)}
 DTYPES: tuple[str, ...] = (
     "unknown", "float32", "bfloat16", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool",

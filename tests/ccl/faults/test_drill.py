@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.ccl.jobs import LAUNCH
 
+from tests.ccl.jobs import LAUNCH
 from tightwire.ccl.faults.drill import RHYTHM_FROM, Injector, Order
 
 JOB = """

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tightwire.ccl.collector import RankView
 from tightwire.ccl.summary import GroupFacts
+from tightwire.core.events import RENDEZVOUS
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ def waits(ranks: Mapping[int, RankView], groups: Mapping[int, GroupFacts]) -> li
     for rank, view in ranks.items():
         for group, sequence, op, waiting in view.outstanding():
             facts = groups.get(group)
-            if facts is not None and facts.point_to_point and not waiting:
-                continue  # sent off or posted, and busy with other things
+            if facts is not None and (facts.name == RENDEZVOUS or (facts.point_to_point and not waiting)):
+                continue  # has a class of its own; or: sent off or posted, and busy with other things
             members = facts.ranks if facts is not None else list(ranks)
             missing = tuple(
                 q for q in members if q != rank and (ranks[q].entered(group) if q in ranks else 0) < sequence

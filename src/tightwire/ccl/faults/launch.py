@@ -103,7 +103,7 @@ def _free_port() -> int:
 
 def import_ahead() -> None:
     """What training jobs import sooner or later, once instead of in each rank."""
-    for module in ("torch", "torch._dynamo", "torch.distributed.fsdp", "tightwire.ccl"):
+    for module in ("torch", "torch._dynamo", "torch.distributed.fsdp", "tightwire.ccl.probe.attach"):
         importlib.import_module(module)
 
 

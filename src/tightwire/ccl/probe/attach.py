@@ -52,6 +52,10 @@ def _make(rank: Rank) -> Observer:
 def _follow_groups(rank: Rank, observer: Observer) -> None:
     """Note when this process gets into its groups and when it leaves them in order."""
     build, end = distributed_c10d._new_process_group_helper, distributed_c10d.destroy_process_group
+    join = distributed_c10d.init_process_group
+
+    def joining(*args: Any, **kwargs: Any) -> None:
+        rank.joining(lambda: join(*args, **kwargs))
 
     def built(*args: Any, **kwargs: Any) -> Any:
         rank.joined()
@@ -69,6 +73,8 @@ def _follow_groups(rank: Rank, observer: Observer) -> None:
         if whole:
             rank.left()
 
+    joining.__doc__ = join.__doc__
+    distributed_c10d.init_process_group = dist.init_process_group = joining
     distributed_c10d._new_process_group_helper = built
     distributed_c10d.destroy_process_group = dist.destroy_process_group = destroyed
 

@@ -19,11 +19,10 @@ import torch
 import torch.distributed as dist
 
 from tightwire.ccl.probe.calls import CALLS, Call
-from tightwire.ccl.probe.rank import Channel, Rank
+from tightwire.ccl.probe.rank import NO_PEER, Channel, Rank
 from tightwire.ccl.probe.works import SWEPT_IN_CALL, Pending, Works
 from tightwire.core.events import DTYPE_CODES, OPERATION_CODES
 
-NO_PEER = 0xFFFFFFFF
 MAX_SHAPES = 4096  # remembered; a job may have any number of them
 _KEY = torch._C.DispatchKey.BackendSelect
 _DTYPES = {getattr(torch, name): code for name, code in DTYPE_CODES.items() if hasattr(torch, name)}

@@ -16,9 +16,10 @@ from typing import Any
 
 from tightwire.ccl.probe.process import start_ticks
 from tightwire.ccl.probe.ring import Goodbye
-from tightwire.core.events import group_fingerprint
+from tightwire.core.events import OPERATION_CODES, RENDEZVOUS, group_fingerprint
 
 CAPACITY = 8192
+NO_PEER = 0xFFFFFFFF
 
 
 class Channel:
@@ -38,6 +39,8 @@ class Rank:
         folder.mkdir(parents=True, exist_ok=True)
         self._facts = folder / f"rank-{rank}.groups"
         self._facts.write_text("")
+        self._world = world
+        self._rendezvous: Channel | None = None
         self._pid, self._failed = os.getpid(), False
         self.before_leaving: Callable[[], object] = bool
         self.writer = _writer(str(folder / f"rank-{rank}.ring"), rank, world, self._pid)
@@ -58,6 +61,22 @@ class Rank:
         """Tell the agent what this rank does that the probe does not see."""
         with self._facts.open("a") as file:
             file.write(json.dumps({"unseen": what}) + "\n")
+
+    def joining(self, join: Callable[[], Any]) -> Any:
+        """The result of `join`, which waits for all ranks; noted like an operation."""
+        if self._rendezvous is None:
+            self._rendezvous = self.channel(RENDEZVOUS, list(range(self._world)))
+        channel, op = self._rendezvous, OPERATION_CODES["barrier"]
+        channel.sequence += 1
+        mark = channel.slot, channel.fingerprint, channel.sequence, op
+        self.writer.entered(*mark, 0, 0, 0, NO_PEER)
+        failed = True
+        try:
+            result = join()
+            failed = False
+            return result
+        finally:
+            self.writer.done(*mark, failed)
 
     def joined(self) -> None:
         """It is (again) in a group: an earlier goodbye does not count."""
