@@ -48,6 +48,11 @@ def test_several_slow_pairs_of_one_rank_are_its_device() -> None:
     assert (found.pairs, found.device) == (((0, 1), (1, 2)), 1)
 
 
+def test_a_link_that_only_waits_for_the_one_that_bounds_is_innocent() -> None:
+    found = links.find(QUIET, looks(p12={"rate": 5 * MB, "queued": 1000}, p23={"rate": 20 * MB}))
+    assert (found.pairs, found.device) == (((1, 2),), None)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

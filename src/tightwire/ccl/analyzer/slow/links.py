@@ -18,6 +18,7 @@ from tightwire.ccl.transport import Connection
 BULK = 0.2  # of the bytes of the pair that sent most: the others' speed says nothing
 SLOWER = 0.4  # of the earlier speed, and of the median of the others'
 RECEIVER = 0.5  # of its busy time limited by the receiver: no fault of the link
+STANDING = 0.25  # bytes of a link that bounds stand in its queue; where they do less often than that, it waits for another
 SOME = 0.05  # of the slow pair's bytes: less says nothing about a queue
 LEAST_BYTES = 20_000  # of a pair in a window, for its figures to say something
 ALIKE = 4.0  # times as many bytes at most, to be compared
@@ -83,6 +84,8 @@ def find(before: Mapping[Pair, Flow], now: Mapping[Pair, Flow]) -> SlowLinks | N
     slow = {pair: flow for pair, flow in bulk.items() if _is_slow(flow, before.get(pair), usual, len(bulk))}
     if not slow:
         return None
+    standing = max(flow.queued for flow in slow.values())
+    slow = {pair: flow for pair, flow in slow.items() if flow.queued >= STANDING * standing}
     pairs = sorted({(min(pair), max(pair)) for pair in slow})
     told = {pair: (flow, before.get(pair)) for pair, flow in slow.items()}
     shared = set(pairs[0]).intersection(*pairs[1:])
