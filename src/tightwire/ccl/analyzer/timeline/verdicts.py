@@ -21,9 +21,10 @@ def diagnose(timeline: Timeline) -> list[Verdict]:
             "timeline: no operation has two ranks; is the group's column the right one, and are all ranks there?"
         )
     lost = losses(found, len(timeline.groups))
-    late, drag = lost.slow(lost.late), lost.slow(lost.drag)
     others = over_the_others(found, lost.transfer)
-    groups = lost.slow(np.maximum(others, lost.over_its_own()))
+    late, drag, groups = lost.slow(lost.late), list[Slow](), list[Slow]()
+    if timeline.ends:
+        drag, groups = lost.slow(lost.drag), lost.slow(np.maximum(others, lost.over_its_own()))
     if not (late or drag or groups):
         return []
     return [_verdict(timeline, found, lost, late, drag, groups, others)]
