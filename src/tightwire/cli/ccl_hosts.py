@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def agent(
     command: list[str] | None = typer.Argument(None, help="This host's part of the job, after --; without, rings of a job that is started otherwise."),
-    collector: str = typer.Option(..., help="Where the collector listens: tcp://HOST:PORT, or the redis://HOST:PORT between."),
+    collector: str = typer.Option(..., help="Where the collector listens: tcp://HOST:PORT."),
     job: str = typer.Option("default", help="The job's name; agents and their folders are told apart by it."),
     folder: Path | None = typer.Option(None, help="The rings on this host; default: /dev/shm/tightwire-JOB."),
     keys: Path | None = typer.Option(None, help="Folder with a pair of keys: encrypted, and known to the collector."),
@@ -60,7 +60,7 @@ def agent(
 
 
 def collect(
-    listen: str = typer.Option(DEFAULT_LISTEN, help="tcp://ADDRESS:PORT, or the redis://HOST:PORT through which agents report."),
+    listen: str = typer.Option(DEFAULT_LISTEN, help="tcp://ADDRESS:PORT."),
     keys: Path | None = typer.Option(None, help="Folder with a pair of keys; then only agents with a known key are let in."),
     authorized: Path | None = typer.Option(None, help="The agents' public keys, one a line; default: the pair in --keys serves all."),
     insecure: bool = typer.Option(False, help="Listen beyond this machine without keys."),

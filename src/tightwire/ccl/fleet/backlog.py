@@ -14,9 +14,10 @@ _SPARE_BYTES = 4096  # of a message, beside the body
 
 
 class Entry(NamedTuple):
-    """`at_s` by the agent's clock."""
+    """`after` which other it comes, None for the oldest that is left; `at_s` by the agent's clock."""
 
     number: int
+    after: int | None
     at_s: float
     body: bytes
 
@@ -39,12 +40,14 @@ class Backlog:
             if len(body) > MAX_MESSAGE_BYTES - _SPARE_BYTES:
                 self.dropped += 1
                 return
-            self._entries.append(Entry(number, at_s, body))
+            after = self._entries[-1].number if self._entries else None
+            self._entries.append(Entry(number, after, at_s, body))
             self._bytes += len(body)
             while self._bytes > self._max_bytes and len(self._entries) > 1:
                 gone = self._entries.popleft()
                 self._bytes -= len(gone.body)
                 self.dropped += gone.number >= self._delivered
+                self._entries[0] = self._entries[0]._replace(after=None)
 
     def delivered(self, number: int) -> None:
         """All before `number` are at the collector."""

@@ -51,9 +51,10 @@ class Host:
         self._gone = True
 
     def take(self, report: Report, body: Body) -> None:
-        """The next report, or one that came already."""
+        """The next report. One that came already, or one before which another was lost on the way, is passed over."""
         self._behind = report.behind
-        if self.next is not None and report.number < self.next:
+        wanted = 0 if self.next is None else self.next
+        if report.number < wanted or (report.after is not None and (self.next is None or report.after >= wanted)):
             return
         self.missed += max(report.dropped - self._dropped, 0)
         self.next, self._dropped = report.number + 1, report.dropped
@@ -63,11 +64,6 @@ class Host:
         while self._waiting_bytes > KEPT_BYTES and len(self._waiting) > 1:
             self._waiting_bytes -= self._waiting.popleft()[1]
             self.missed += 1
-
-    @property
-    def wanted(self) -> int:
-        assert self.next is not None, "asked after a report"
-        return self.next
 
     @property
     def offset_s(self) -> float:

@@ -45,9 +45,10 @@ class Hosts:
         self._hosts: dict[str, Host] = {}
         self._first_s: float | None = None
         self._gathered = False
-        self.horizon = Horizon(clock.now_s())
-        self._begun = False
+        self.horizon = Horizon(0.0)
+        self.begun = False  # something was released: the horizon means something
         self._ready: list[Summary] = []
+        self.more = False  # there is another slice already
         self._numbers = itertools.count(1)
         self._answers: dict[int, Answer | None] = {}
         self._seen: dict[tuple[int, int], Evidence | None] = {}
@@ -72,7 +73,7 @@ class Hosts:
                     assert body is not None, "unpacked above"
                     host.delay.take(message.sent_s, arrived_s)
                     host.take(message, body)
-                    return Taken(host.wanted)
+                    return None if host.next is None else Taken(host.next)
                 case Answer() if message.number in self._answers:
                     self._answers[message.number] = message
                     self._lock.notify_all()
@@ -83,6 +84,7 @@ class Hosts:
     def advance(self) -> bool:
         """Make the next slice ready for `look`. True when the job was started anew: what was known does not count any
         more."""
+        self.more = False
         with self._lock:
             now_s = self._clock.now_s()
             there = [host for host in self._hosts.values() if not host.lost(now_s, LOST_S)]
@@ -95,8 +97,9 @@ class Hosts:
             if not newest:
                 return False
             until_s = self._until(present, min(newest))
-            self.horizon.at_s = max(self.horizon.at_s, until_s) if self._begun else until_s
-            self._begun = True
+            self.more = until_s < min(newest)
+            self.horizon.at_s = max(self.horizon.at_s, until_s) if self.begun else until_s
+            self.begun = True
             released = [(summary, unknown, host) for host in present for summary, unknown in host.release(until_s)]
         released.sort(key=lambda each: each[0].at_s)
         return self._keep(released)
@@ -105,16 +108,6 @@ class Hosts:
     def behind_s(self) -> float:
         """How far the horizon is behind the present."""
         return self._clock.now_s() - self.horizon.at_s
-
-    @property
-    def more(self) -> bool:
-        """There is something to release at once."""
-        with self._lock:
-            return self._gathered and any(
-                host.caught_up and host.waiting_s is not None and host.newest_s - host.waiting_s > 2 * SLICE_S
-                for host in self._hosts.values()
-                if host.newest_s is not None
-            )
 
     @property
     def over(self) -> bool:
@@ -181,7 +174,7 @@ class Hosts:
         """The end of the next slice."""
         waiting = [host.waiting_s for host in present if host.waiting_s is not None]
         oldest_s = min(waiting, default=newest_s)
-        from_s = max(oldest_s, self.horizon.at_s) if self._begun else oldest_s
+        from_s = max(oldest_s, self.horizon.at_s) if self.begun else oldest_s
         return min(newest_s, from_s + SLICE_S) if newest_s - from_s > 2 * SLICE_S else newest_s
 
     def _lose(self, host: Host, now_s: float) -> Summary | None:

@@ -65,6 +65,8 @@ class Judging:
         if self.hosts.advance():
             self._end("the job was started again")
             self._watcher, self.over = Watcher(self.hosts, self.hosts.horizon), False
+        if not self.hosts.begun:
+            return
         self._recall()
         hang = self.hung
         if self.over or hang is not None:

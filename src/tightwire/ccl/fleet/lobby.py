@@ -1,4 +1,4 @@
-"""Where agents' messages come in: over ZeroMQ, or through Redis."""
+"""Where agents' messages come in."""
 
 from __future__ import annotations
 

@@ -47,11 +47,12 @@ class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Report(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """One look, packed in `body`. `behind`: how many later ones the agent has; `dropped`: how many it had to give up so
+    """One look, packed in `body`. `after` which other it was made, None for the first that is sent or the oldest that is left. `behind`: how many later ones the agent has; `dropped`: how many it had to give up so
     far, never delivered."""
 
     about: About
     number: int
+    after: int | None
     behind: int
     dropped: int
     sent_s: float

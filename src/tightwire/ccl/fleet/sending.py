@@ -26,6 +26,7 @@ class Sending:
         self._about, self._backlog, self._clock = about, backlog, clock
         self.greeting = True
         self._cursor = self._taken = 0
+        self._first = False  # the next is the first that the collector gets
         self._hello_s: float | None = None
         self._heard_s = 0.0
 
@@ -34,7 +35,7 @@ class Sending:
         if isinstance(message, Welcome):
             if message.next is None:
                 since_s = now_s - message.replay_s
-                self._cursor = self._backlog.since(since_s, message.replay_bytes)
+                self._cursor, self._first = self._backlog.since(since_s, message.replay_bytes), True
             else:
                 self._cursor = message.next
             self._taken, self.greeting = self._cursor, False
@@ -70,4 +71,6 @@ class Sending:
             for entry in self._backlog.read(self._cursor, room, WINDOW_BYTES):
                 self._cursor = entry.number + 1
                 behind = self._backlog.next - self._cursor
-                yield Report(self._about, entry.number, behind, self._backlog.dropped, self._clock.now_s(), entry.body)
+                after, self._first = None if self._first else entry.after, False
+                now_s = self._clock.now_s()
+                yield Report(self._about, entry.number, after, behind, self._backlog.dropped, now_s, entry.body)

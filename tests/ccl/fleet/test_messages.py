@@ -1,0 +1,109 @@
+"""What comes from a network is checked before it is believed."""
+
+import msgspec
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.ccl.fleet.helpers import report, sample
+from tightwire.ccl.evidence import Evidence
+from tightwire.ccl.fleet import messages
+from tightwire.ccl.fleet.messages import About, Answer, Ask, Body, Bye, Hello, Report, Taken, Welcome
+from tightwire.ccl.summary import GroupFacts, Summary
+from tightwire.ccl.throttling import Throttling
+from tightwire.ccl.transport import End, Socket
+from tightwire.errors import LinkError
+
+ABOUT = About("job", "host", 7)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Hello(messages.VERSION, ABOUT, 1.5),
+        report("host", 3, 2.0, sample(0, 5)),
+        Answer(ABOUT, 4, Evidence("T", "wait", 0.0, ["a (b:1)"]), Throttling("/g", 0.5, 0.9)),
+        Answer(ABOUT, 5, ends=[End(2, "realm", Socket(9, "10.0.0.1:5", "10.0.0.2:6", 0, False, 0))]),
+        Bye(ABOUT),
+    ],
+)
+def test_to_the_collector_and_back(message: object) -> None:
+    assert messages.decode_to_collector(messages.encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    "message", [Welcome(None, 300.0, 5), Welcome(4, 1.0, 5), Taken(9), Ask(1, "host", "ends", pids={0: 5})]
+)
+def test_to_the_agent_and_back(message: object) -> None:
+    assert messages.decode_to_agent(messages.encode(message)) == message
+
+
+def test_a_body_comes_back() -> None:
+    body = Body(Summary("", 1.0, [sample(0, 3, 2), sample(1)], [GroupFacts(1, "world", [0, 1])], ["x"]), {1: "why"})
+    assert messages.unpack(messages.pack(body)) == body
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused(data: bytes) -> None:
+    for decode in (messages.decode_to_collector, messages.decode_to_agent, messages.unpack):
+        with pytest.raises(LinkError):
+            decode(data)
+
+
+@given(st.data())
+def test_damaged_messages_are_refused_or_messages(data: st.DataObject) -> None:
+    whole = bytearray(messages.encode(report("host", 3, 2.0, sample(0, 5))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = messages.decode_to_collector(bytes(whole))
+        if isinstance(found, Report):
+            messages.unpack(found.body)
+    except LinkError:
+        return
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (Hello(99, ABOUT, 0.0), "version 99"),
+        (Hello(messages.VERSION, ABOUT, float("nan")), "time that is none"),
+        (Hello(messages.VERSION, About("j" * 300, "h", 1), 0.0), "300"),
+        (Hello(messages.VERSION, About("", "h", 1), 0.0), "0 or 1"),
+        (Report(ABOUT, -1, None, 0, 0, 0.0, b""), "negative"),
+        (Report(ABOUT, 1, None, 0, 0, 0.0, bytes(messages.MAX_MESSAGE_BYTES)), "limit"),
+        (Taken(3), "not a message"),
+    ],
+)
+def test_out_of_range(message: object, why: str) -> None:
+    with pytest.raises(LinkError, match=why):
+        messages.decode_to_collector(messages.encode(message))
+
+
+def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "MAX_SUMMARY_BYTES", 2**20)
+    bomb = zstandard.ZstdCompressor().compress(bytes(2**22))
+    assert len(bomb) < 2000
+    with pytest.raises(LinkError, match="limit"):
+        messages.unpack(bomb)
+    stream = zstandard.ZstdCompressor().compressobj()
+    with pytest.raises(LinkError):  # does not even say how large it is
+        messages.unpack(stream.compress(bytes(2**22)) + stream.flush())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"at_s": float("inf")},
+        {"ranks": [sample(2**20)]},
+        {"ranks": [sample(-1)]},
+        {"ranks": [msgspec.structs.replace(sample(0), records=b"x" * 65)]},
+        {"groups": [GroupFacts(-1, "g", [0])]},
+        {"groups": [GroupFacts(1, "g", [2**20])]},
+    ],
+)
+def test_summaries_out_of_range(wrong: dict) -> None:
+    good = Summary("", 1.0, [sample(0)], [])
+    with pytest.raises(LinkError, match="not a report"):
+        messages.unpack(messages.pack(Body(msgspec.structs.replace(good, **wrong))))
