@@ -175,7 +175,10 @@ def main() -> None:
                 publish("diagnosis", results(), file)
     for number in range(arguments.pairs):
         if notes.of(number) is None:
-            notes.add(Noted(seed, pair_number=number, pair=costs.pair(number)))
+            try:
+                notes.add(Noted(seed, pair_number=number, pair=costs.pair(number)))
+            except (OSError, ValueError) as error:  # it has no times: the job did not get through
+                print(f"pair {number} failed: {error}", flush=True)
     ran = {(n.case.fault, n.case.job, n.case.ranks) for n in notes.noted if n.case is not None}
     all_cells = len(cases.FAULTS) * len(cases.JOBS) * 2
     if len(ran) < all_cells:
