@@ -2,13 +2,14 @@
 
     python bench/flight_recorder.py --gloo 20 --sets 400 --json FILE
 
-Simulated sets of all schema versions; real 4-rank gloo jobs with a fault; and `--dumps DIR --truth 12,14` for a set of
+Simulated sets of all schema versions; real 4-rank gloo jobs with a fault (their dumps as pickle, as
+JSON, and with the ranks of the groups filled in); and `--dumps DIR --truth 12,14` for a set of
 one's own. torchfrtrace names the ranks that it calls missing or culprit.
 """
 
 from __future__ import annotations
 
-import os
+import pickle
 import random
 import re
 import subprocess
@@ -21,33 +22,9 @@ from tightwire.ccl.analyzer.dumps import diagnose
 from tightwire.ccl.sources import flight_recorder
 from tightwire.ccl.sources.flight_recorder import simulate
 
-_JOB = """
-import os, sys, threading, time
-import torch, torch.distributed as dist
-from torch._C._distributed_c10d import _dump_fr_trace
-out, fault, guilty, at = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
-rows = [dist.new_group([0, 2]), dist.new_group([1, 3])]
-def dump():
-    if not (fault == "died" and rank == guilty):
-        open(f"{out}/_dump_{rank}", "wb").write(_dump_fr_trace())
-    os._exit(0)
-threading.Timer(5, dump).start()
-for step in range(at + 3):
-    bad = rank == guilty and step == at
-    if bad and fault in ("stopped", "died"):
-        time.sleep(60)
-    dist.all_reduce(torch.ones(64), group=pairs[rank // 2])
-    dist.all_reduce(torch.ones(32), group=rows[rank % 2])
-    if bad and fault == "operation":
-        dist.barrier()
-    else:
-        dist.all_reduce(torch.ones(16))
-time.sleep(60)
-"""
+_JOB = Path(__file__).parent.parent / "tests" / "ccl" / "sources" / "gloo_job.py"
+_FAULTS = {"stopped": "H1", "within": "H1", "died": "H1", "operation": "H2", "shape": "H2", "dtype": "H2"}
+_GROUPS = {"0": "[0, 1, 2, 3]", "1": "[0, 1]", "2": "[2, 3]", "3": "[0, 2]", "4": "[1, 3]"}  # of that job
 _NAMED = re.compile(r"missing ranks: \{([\d, ]+)\}|Culprit rank (\d+)")
 Truth = list[tuple[Path, str, list[int]]]
 
@@ -61,23 +38,25 @@ def simulated(root: Path, count: int, first: int) -> Truth:
     return found
 
 
-def gloo(root: Path, count: int, seed: int) -> Truth:
-    """Real jobs; the dumps of one that found no time to hang are left out."""
-    script, found = root / "job.py", []
-    script.write_text(_JOB)
+def gloo(root: Path, count: int, seed: int) -> dict[str, Truth]:
+    """Real jobs: as pickle, as JSON, and as pickle with the groups' ranks filled in, which gloo leaves out and torchfrtrace
+    cannot do without. Those in which nothing was dumped are left out."""
+    sets: dict[str, Truth] = {"gloo": [], "gloo_json": [], "gloo_filled_in": []}
     rng = random.Random(seed)
     for n in range(count):
-        fault, guilty, at = ("stopped", "died", "operation")[n % 3], rng.randrange(4), rng.randrange(3, 20)
+        fault, guilty, at = list(_FAULTS)[n % len(_FAULTS)], rng.randrange(4), rng.randrange(0, 20)
         folder = root / f"gloo{n}"
-        folder.mkdir()
-        subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", "--master-port", str(29600 + n),
-             str(script), str(folder), fault, str(guilty), str(at)],
-            env={**os.environ, "TORCH_FR_BUFFER_SIZE": "2000", "OMP_NUM_THREADS": "1"}, capture_output=True, check=False,
-        )  # fmt: skip
-        if len(list(folder.iterdir())) >= 3:
-            found.append((folder, "H2" if fault == "operation" else "H1", [guilty]))
-    return found
+        command = [sys.executable, str(_JOB), str(folder), fault, str(guilty), str(at)]
+        subprocess.run(command, capture_output=True, check=False)
+        (folder / "filled").mkdir()
+        for path in (folder / "pickle").iterdir():
+            dump = pickle.loads(path.read_bytes())  # our own
+            dump["pg_config"] = {name: {"name": name, "desc": "", "ranks": ranks} for name, ranks in _GROUPS.items()}
+            (folder / "filled" / path.name).write_bytes(pickle.dumps(dump, protocol=2))
+        if list((folder / "pickle").iterdir()):
+            for kind, name in zip(sets, ("pickle", "json", "filled"), strict=True):
+                sets[kind].append((folder / name, _FAULTS[fault], [guilty]))
+    return sets
 
 
 def ours(folder: Path) -> tuple[list[int], set[str]]:
@@ -86,14 +65,21 @@ def ours(folder: Path) -> tuple[list[int], set[str]]:
     return sorted({r for v in verdicts for r in v.guilty_ranks}), {v.anomaly for v in verdicts}
 
 
-def torchfrtrace(folder: Path) -> list[int]:
-    """Who it names; nobody where it gives up."""
+def torchfrtrace(folder: Path) -> list[int] | None:
+    """Who it names; None where it ends in an error of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.flight_recorder.fr_trace", str(folder), "--allow-incomplete-ranks"],
+        [sys.executable, "-m", "torch.distributed.flight_recorder.fr_trace", str(folder), "--allow-incomplete-ranks",
+         "--prefix", _prefix(folder)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     text = done.stdout + done.stderr
-    return sorted({int(r) for m in _NAMED.finditer(text) for r in (m[1] or m[2]).split(",")})
+    named = sorted({int(r) for m in _NAMED.finditer(text) for r in (m[1] or m[2]).split(",")})
+    return None if done.returncode != 0 else named
+
+
+def _prefix(folder: Path) -> str:
+    """What stands before the rank in the names of the dumps."""
+    return next((m[1] for path in sorted(folder.iterdir()) if (m := re.fullmatch(r"(\D+)\d+", path.name))), "none")
 
 
 def main() -> None:
@@ -107,7 +93,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        kinds = {"simulated": simulated(root, given.sets, given.seed), "gloo": gloo(root, given.gloo, given.seed)}
+        kinds = {"simulated": simulated(root, given.sets, given.seed), **gloo(root, given.gloo, given.seed)}
         if given.dumps:
             kinds["given"] = [(given.dumps, "", [int(r) for r in given.truth.split(",")])]
         results = []
@@ -119,7 +105,8 @@ def main() -> None:
             hits = sum(a[0] == guilty for a, (_, _, guilty) in zip(answers, sets, strict=True))
             same = sum(a[1] == {anomaly} for a, (_, anomaly, _) in zip(answers, sets, strict=True))
             seen = sets[: given.peer]
-            theirs = sum(torchfrtrace(folder) == guilty for folder, _, guilty in seen)
+            peers = [torchfrtrace(folder) for folder, _, _ in seen]
+            theirs = sum(peer == guilty for peer, (_, _, guilty) in zip(peers, seen, strict=True))
             note = f"{len(sets)} sets, seed {given.seed}"
             results.append(harness.Result(f"{kind}.location_accuracy", hits / len(sets), "", "higher", note))
             if kind != "given":
@@ -129,6 +116,8 @@ def main() -> None:
                     f"{kind}.torchfrtrace_location_accuracy", theirs / len(seen), "", "higher", f"{len(seen)} sets"
                 )
             )
+            errors = sum(peer is None for peer in peers) / len(seen)
+            results.append(harness.Result(f"{kind}.torchfrtrace_errors", errors, "", "lower", "ends in a traceback"))
             right, total = right + hits, total + len(sets)
         results.insert(0, harness.Result("dumps.location_accuracy", right / total, "", "higher", f"{total} sets"))
         harness.publish("flight_recorder", results, given.json)

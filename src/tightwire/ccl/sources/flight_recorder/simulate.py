@@ -236,6 +236,9 @@ def _entry(case: Case, number: int, call: Call, index: int, group: int, collecti
     if call.pair is not None:
         source, target = (call.group.index(q) for q in call.pair)
         name = f"send {source}->{target}" if call.op == "send" else f"recv {target}<-{source}"
+    parts = len(call.group)
+    taken = call.elements * (parts if call.op == "_reduce_scatter_base" else 1)
+    given = call.elements * (parts if call.op == "_all_gather_base" else 1)
     created = _START_NS + index * 1_000_000 + number * 1000
     return {
         "record_id": index,
@@ -246,9 +249,9 @@ def _entry(case: Case, number: int, call: Call, index: int, group: int, collecti
         "op_id": collective + pair,
         "profiling_name": f"nccl:{name}",
         "time_created_ns": created,
-        "input_sizes": [[call.elements]],
+        "input_sizes": [[taken]],
         "input_dtypes": [call.dtype],
-        "output_sizes": [[call.elements]],
+        "output_sizes": [[given]],
         "output_dtypes": [call.dtype],
         "time_discovered_started_ns": None,
         "timeout_ms": 600000,
