@@ -7,13 +7,15 @@ Chance is the machine's, not the strategy's: all strategies of one request meet 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 F64 = npt.NDArray[np.float64]
-CHUNK_TOKENS = 128
+CHUNK_TOKENS = 32  # 4 MiB: as the connector cuts its pieces
+AHEAD = 2  # chunks that are encoded and wait for the link
 FRAME_BYTES, FRAME_S = 400, 60e-6
 FIXED_S, STALL_CHANCE, STALL_S = 2e-3, 0.005, 5e-3
 MACHINE_NOISE, CHUNK_NOISE, OWN_NOISE, RATIO_NOISE, TIMING_S = 0.04, 0.1, 0.02, 0.03, 2e-4
@@ -45,8 +47,38 @@ class Timeline:
 
 
 @dataclass(frozen=True)
+class Luck:
+    """What chance does to one request: the same for all strategies, but for 2 % of their own. n chunks."""
+
+    encode: F64  # [n, arms], seconds of a raw byte
+    decode: F64  # [n, arms]
+    ratio: F64  # [arms]
+    sizes: F64  # [n], raw bytes
+    compute_s: F64  # [n]
+    stalls_s: F64  # [2, n], of encoder and decoder
+    fixed_s: F64  # [2], before and after
+    timing_s: F64  # [3], of what is measured
+
+    @classmethod
+    def of(cls, arms: Arms, raw_bytes: int, chunks: int, prefill_s: float, rng: np.random.Generator) -> Luck:
+        own = np.exp(rng.normal(0, OWN_NOISE, (3, len(arms.ratio))))
+        machine = np.exp(rng.normal(0, MACHINE_NOISE, 2))
+        lossy = arms.ratio > 1.01
+        ratio = arms.ratio * np.exp(rng.normal(0, RATIO_NOISE)) ** lossy * own[2] ** lossy
+        sizes = np.full(chunks, raw_bytes / chunks)
+        sizes[-1] *= rng.uniform(0.3, 1.0)  # the prompt's end
+        noise = np.exp(rng.normal(0, CHUNK_NOISE, (3, chunks)))
+        stalls = STALL_S * rng.exponential(1.0, (2, chunks)) * (rng.random((2, chunks)) < STALL_CHANCE)
+        fixed = FIXED_S * rng.uniform(0.3, 1.0, 2)
+        compute = prefill_s / chunks * np.exp(rng.normal(0, 0.03, chunks))
+        encode = np.outer(noise[0] * machine[0], own[0] / arms.encode)
+        decode = np.outer(noise[1] * machine[1], own[1] / arms.decode)
+        return cls(encode, decode, ratio, sizes, compute, stalls, fixed, np.abs(rng.normal(0, TIMING_S, 3)))
+
+
+@dataclass(frozen=True)
 class Truth:
-    """Of each strategy, fp64 `[arms]`, as a sender would measure it."""
+    """What a transfer took, as a sender would measure it: fp64 `[arms]`, or of one transfer."""
 
     encode_s: F64
     wire_s: F64
@@ -56,33 +88,68 @@ class Truth:
     prefill_s: float
 
 
-def transfer(arms: Arms, link: Timeline, at_s: float, raw_bytes: int, chunks: int, prefill_s: float, rng: np.random.Generator) -> Truth:  # fmt: skip
-    """One request that starts at `at_s`; `prefill_s` of compute is beside it."""
-    count = len(arms.ratio)
-    own = np.exp(rng.normal(0, OWN_NOISE, (3, count)))
-    machine = np.exp(rng.normal(0, MACHINE_NOISE, 2))
-    ratio = arms.ratio * np.exp(rng.normal(0, RATIO_NOISE)) ** (arms.ratio > 1.01) * own[2] ** (arms.ratio > 1.01)
-    sizes = np.full(chunks, raw_bytes / chunks)
-    sizes[-1] *= rng.uniform(0.3, 1.0)  # the prompt's end
-    noise = np.exp(rng.normal(0, CHUNK_NOISE, (3, chunks)))
-    stalls = STALL_S * rng.exponential(1.0, (2, chunks)) * (rng.random((2, chunks)) < STALL_CHANCE)
-    start_s = at_s + FIXED_S * rng.uniform(0.3, 1.0)
-    computed, encoded, crossed, decoded = start_s, np.full(count, start_s), np.full(count, start_s), np.full(count, start_s)
-    encode_s, wire_s, decode_s, wire_bytes = (np.zeros(count) for _ in range(4))
-    compute = prefill_s / chunks * np.exp(rng.normal(0, 0.03, chunks))
-    for number in range(chunks):
-        computed += compute[number]
-        took = sizes[number] / arms.encode * machine[0] * noise[0, number] * own[0] + stalls[0, number]
-        encoded = np.maximum(encoded, computed) + took
-        encode_s += took
-        size = sizes[number] / ratio + FRAME_BYTES
-        begins = np.maximum(encoded, crossed)
-        crossed = link.carried_at(begins, size) + FRAME_S
-        wire_s += crossed - begins
-        wire_bytes += size
-        took = sizes[number] / arms.decode * machine[1] * noise[1, number] * own[1] + stalls[1, number]
-        decoded = np.maximum(decoded, crossed + link.latency_s) + took
-        decode_s += took
-    total_s = decoded - at_s + link.latency_s + FIXED_S * rng.uniform(0.3, 1.0)
-    timing = np.abs(rng.normal(0, TIMING_S, 3))
-    return Truth(encode_s + timing[0], wire_s + timing[1], decode_s + timing[2], total_s, wire_bytes, float(compute.sum()))
+def transfer(link: Timeline, at_s: float, luck: Luck) -> Truth:
+    """One request that starts at `at_s`, under every strategy."""
+    at = _Course(link, at_s, luck, np.zeros(len(luck.ratio)))
+    for number in range(len(luck.sizes)):
+        at.chunk(number, slice(None))
+    return at.truth()
+
+
+def steered(link: Timeline, at_s: float, luck: Luck, arm: int, arrived: Callable[[float, float, float], None], steer: Callable[[int, float, float], int]) -> Truth:  # fmt: skip
+    """One request that starts under strategy `arm`. A chunk is encoded when fewer than `AHEAD` wait for the link; before
+    it is, `arrived(now_s, bytes, busy_s)` tells of each that the receiver acknowledged meanwhile and `steer(arm, raw
+    bytes that are left, seconds of compute that are left)` may choose another strategy for what is left."""
+    at = _Course(link, at_s, luck, np.zeros(1))
+    left, compute_left_s, told = float(luck.sizes.sum()), float(luck.compute_s.sum()), 0
+    for number, size in enumerate(luck.sizes):
+        now_s = max(float(at.encoded[0]), at.computed + luck.compute_s[number])
+        if number >= AHEAD:
+            now_s = max(now_s, at.sent[number - AHEAD][0])
+        while told < number and at.sent[told][1] + link.latency_s <= now_s:
+            begin_s, end_s, frame = at.sent[told]
+            arrived(end_s + link.latency_s, frame, end_s - begin_s)
+            told += 1
+        arm = steer(arm, left, max(compute_left_s - (now_s - at_s), 0.0)) if number else arm
+        at.encoded = np.maximum(at.encoded, now_s)
+        at.chunk(number, arm)
+        left -= size
+    for begin_s, end_s, frame in at.sent[told:]:
+        arrived(end_s + link.latency_s, frame, end_s - begin_s)
+    return at.truth()
+
+
+class _Course:
+    """A transfer as it goes; arrays `[arms]` or `[1]`."""
+
+    def __init__(self, link: Timeline, at_s: float, luck: Luck, zero: F64) -> None:
+        self.link, self.luck, self.at_s = link, luck, at_s
+        self.computed = at_s + luck.fixed_s[0]
+        self.encoded, self.crossed, self.decoded = (zero + self.computed for _ in range(3))
+        self.encode_s, self.wire_s, self.decode_s, self.wire_bytes = (zero.copy() for _ in range(4))
+        self.sent: list[tuple[float, float, float]] = []  # begin, end, bytes; of one arm
+
+    def chunk(self, number: int, arm: int | slice) -> None:
+        luck, size = self.luck, self.luck.sizes[number]
+        self.computed += luck.compute_s[number]
+        took = size * luck.encode[number, arm] + luck.stalls_s[0, number]
+        self.encoded = np.maximum(self.encoded, self.computed) + took
+        self.encode_s += took
+        frame = size / luck.ratio[arm] + FRAME_BYTES
+        begins = np.maximum(self.encoded, self.crossed)
+        self.crossed = self.link.carried_at(begins, frame) + FRAME_S
+        self.wire_s += self.crossed - begins
+        self.wire_bytes += frame
+        took = size * luck.decode[number, arm] + luck.stalls_s[1, number]
+        self.decoded = np.maximum(self.decoded, self.crossed + self.link.latency_s) + took
+        self.decode_s += took
+        if not isinstance(arm, slice):
+            self.sent.append((float(begins[0]), float(self.crossed[0]), float(frame)))
+
+    def truth(self) -> Truth:
+        total_s = self.decoded - self.at_s + self.link.latency_s + self.luck.fixed_s[1]
+        timing = self.luck.timing_s
+        return Truth(
+            self.encode_s + timing[0], self.wire_s + timing[1], self.decode_s + timing[2], total_s, self.wire_bytes,
+            float(self.luck.compute_s.sum()),
+        )  # fmt: skip

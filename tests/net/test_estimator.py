@@ -64,3 +64,19 @@ def test_nothing_teaches_nothing_and_the_least_round_trip_is_the_latency() -> No
     estimate = link.estimate()
     assert estimate is not None
     assert (estimate.latency_s, estimate.observations) == (0.1, 1)
+
+
+def test_each_direction_of_a_jump_has_its_own_chance() -> None:
+    """A link that is free for one transfer and taken for four: from free it will likely fall, from taken it will stay."""
+    estimator = LinkEstimator()
+    for _ in range(60):
+        estimator.observe(10_000_000, 0.01)
+        for _ in range(4):
+            estimator.observe(10_000_000, 0.1)
+    taken = estimator.estimate()
+    estimator.observe(10_000_000, 0.01)
+    free = estimator.estimate()
+    assert taken is not None
+    assert free is not None
+    assert free.jump_chance > 0.8
+    assert 0.1 < taken.jump_chance < 0.5

@@ -72,7 +72,8 @@ class LinkEstimator:
     def __init__(self) -> None:
         self._now: _Segment | None = None
         self._before: _Segment | None = None  # the segment that the last observation ended
-        self._latency_s = self._other_bytes_per_s = self._jumps = 0.0
+        self._latency_s = self._other_bytes_per_s = 0.0
+        self._jumps = {True: 0.0, False: 0.0}  # share of observations that ended the faster state, the slower one
         self._observations = 0
 
     def observe(self, wire_bytes: int, busy_s: float) -> None:
@@ -81,7 +82,7 @@ class LinkEstimator:
             return
         self._observations += 1
         before, self._before = self._before, None
-        jumped = False
+        jumped, fast = False, self._fast
         if self._now is None:
             self._now = _Segment(wire_bytes, busy_s, _FIRST_NOISE)
         elif self._now.fits(wire_bytes, busy_s):
@@ -92,7 +93,7 @@ class LinkEstimator:
         else:
             self._other_bytes_per_s, jumped = self._now.bytes_per_s, True
             self._before, self._now = self._now, _Segment(wire_bytes, busy_s, self._now.noise)
-        self._jumps += _JUMP_WEIGHT * (jumped - self._jumps)
+        self._jumps[fast] += _JUMP_WEIGHT * (jumped - self._jumps[fast])
 
     def observe_round_trip(self, seconds: float) -> None:
         """The smallest round trip seen is twice the latency: larger ones waited in a queue."""
@@ -113,5 +114,10 @@ class LinkEstimator:
         if self._now is None:
             return None
         return LinkEstimate(
-            self._now.bytes_per_s, self._latency_s, self._observations, self._other_bytes_per_s, self._jumps
+            self._now.bytes_per_s, self._latency_s, self._observations, self._other_bytes_per_s, self._jumps[self._fast]
         )
+
+    @property
+    def _fast(self) -> bool:
+        """Whether the link is faster now than before the last jump."""
+        return self._now is not None and self._now.bytes_per_s > self._other_bytes_per_s

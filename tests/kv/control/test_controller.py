@@ -156,3 +156,40 @@ def test_wrong_settings_are_named() -> None:
         Profile("raw", 1.0, 1.0, 1.0, 1.0, (2.0, 1.0))
     with pytest.raises(ConfigError, match="raw once"):
         ProfileLibrary("m", [FOUR], {})
+
+
+def test_what_is_left_is_decided_again_when_the_link_changed() -> None:
+    clock = FakeClock()
+    controller = made(clock=clock)
+    first = controller.decide(REQUEST, link(1e10))
+    assert first.chosen == "raw"
+    clock.sleep_s(0.5)
+    assert controller.revise(first, 5_000_000, 0.0, link(0.9e10)) is None  # that is drift
+    assert controller.revise(first, 5_000_000, 0.0, None) is None
+    assert controller.revise(first, 0, 0.0, link(1e6)) is None  # nothing is left
+    again = controller.revise(first, 5_000_000, 0.0, link(1e6))
+    assert again is not None
+    assert (again.chosen, again.revises, again.at_s) == (TEN.strategy, "raw", 0.5)  # not ROUGH: the budget still holds
+    assert (again.request.raw_bytes, again.request.chunks) == (5_000_000, 4)
+    assert "50% still to send" in again.reason
+    assert controller.revise(again, 4_000_000, 0.0, link(1e6)) is None
+    back = controller.revise(again, 4_000_000, 0.0, link(1e10))
+    assert back is not None
+    assert back.chosen == "raw"
+
+
+def test_a_change_that_gains_little_is_not_made() -> None:
+    controller = made([RAW, FOUR])
+    first = controller.decide(REQUEST, link(1e6))
+    assert first.chosen == FOUR.strategy
+    assert controller.revise(first, 9_000_000, 0.0, link(2e6)) is None  # still the best
+    assert controller.revise(first, 9_000_000, 100.0, link(1e10)) is None  # compute hides all of them
+
+
+def test_a_revised_transfer_teaches_nothing_about_its_first_strategy() -> None:
+    controller = made()
+    decision = controller.decide(REQUEST, link(1e6))
+    before = list(controller.encode.factor), list(controller.ratio.value), controller.fixed.seconds
+    record = controller.observe(decision, Outcome(5.0, 9.0, 5.0, 30.0, 123, revised=True))
+    assert record.error is None
+    assert (list(controller.encode.factor), list(controller.ratio.value), controller.fixed.seconds) == before

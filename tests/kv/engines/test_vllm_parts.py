@@ -22,6 +22,7 @@ from tightwire.kv.profiles import Profile, ProfileLibrary
 from tightwire.kv.store import Layout as Stored
 from tightwire.kv.store import PrefixStore, open_store
 from tightwire.kv.strategy import Strategy
+from tightwire.net.estimator import LinkEstimate
 from tightwire.net.keys import Keys
 
 LAYERS, HEADS, DIM = 3, 2, 32
@@ -198,6 +199,28 @@ def test_auto_decides_learns_and_writes_it_down(tmp_path: Path) -> None:
     assert records[1].decision.chosen == "raw"  # nothing else keeps that budget
     assert records[2].decision.request.prefill_s > 0  # learnt from the steps before
     assert records[0].decision.link_bytes_per_s is not None  # it was probed
+
+
+def test_auto_decides_again_when_the_link_changes_under_a_transfer(tmp_path: Path) -> None:
+    profiles = [Profile("raw", 1.0, 1e10, 1e10, 1.0), Profile(LOSSY, 3.5, 1e8, 1e8, 0.99, (0.01, 0.02))]
+    ProfileLibrary("m", profiles, {}).save(tmp_path / "library.json")
+    pair = Pair(strategy="auto", library=str(tmp_path / "library.json"), decisions=str(tmp_path / "log"))
+    estimator = next(iter(pair.prefill._pusher._peers.values())).sender.link  # type: ignore[union-attr]
+    rates = iter([1e11] * 2)
+    estimator.estimate = lambda: LinkEstimate(next(rates, 1e5), 1e-4, 3)  # type: ignore[method-assign]
+    for start, stop in ((0, 128), (128, TOKENS - 1)):
+        pair.push(start, stop)
+    pair.pull()
+    assert wait(pair.decode.take_finished) == {"d"}
+    wait(lambda: pair.prefill.stats()["sends"] == 1)
+    wait(lambda: "p" not in pair.prefill._pusher._transfers)  # type: ignore[union-attr]
+    pair.close()
+    revised, first = wait(lambda: len(found := read_log(tmp_path / "log")) == 2 and found)
+    assert (first.decision.chosen, first.decision.revises) == ("raw", None)
+    assert (revised.decision.chosen, revised.decision.revises, revised.outcome) == (LOSSY, "raw", None)
+    assert first.outcome is not None
+    assert first.outcome.revised
+    assert first.outcome.wire_bytes < first.decision.request.raw_bytes
 
 
 def test_what_auto_stores_is_the_smallest_within_the_budget(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ import threading
 import time
 
 import pytest
+import torch
 import zmq
 
-from tests.kv.transfer.blocks import FOUR, LAYERS, make_block
+from tests.kv.transfer.blocks import FOUR, LAYERS, joined, make_block
 from tightwire.core.clock import MonotonicClock
 from tightwire.core.events import OPERATION_CODES, Kind, group_fingerprint
 from tightwire.errors import ConfigError, LinkError
-from tightwire.kv.strategy import RAW
+from tightwire.kv.block import KVBlock
+from tightwire.kv.strategy import RAW, Strategy
 from tightwire.kv.transfer.receiver import Receiver
 from tightwire.kv.transfer.sender import Sender
 from tightwire.net.keys import Keys
@@ -213,7 +215,9 @@ def test_both_sides_say_each_step_under_the_same_name() -> None:
     steps = [Kind.ENTERED, *[Kind.PROGRESS] * len(CHUNKS), Kind.DONE]
     for heard in (here, there):
         assert [event[0] for event in heard.events] == steps
-        assert {event[1:4] for event in heard.events} == {(group_fingerprint("a", ()), 1, OPERATION_CODES["kv_transfer"])}
+        assert {event[1:4] for event in heard.events} == {
+            (group_fingerprint("a", ()), 1, OPERATION_CODES["kv_transfer"])
+        }
         sizes = [event[4] for event in heard.events]
         assert sizes == sorted(sizes)
     assert here.events[-1][4] == there.events[-1][4] > 0
@@ -250,3 +254,46 @@ def test_a_flood_from_a_stranger_to_the_window_is_held_back(pair) -> None:
     assert receiver.queued_bytes <= 6 * SIZE
     assert receiver.buffered_bytes <= 5 * SIZE
     socket.close(0)
+
+
+def test_a_transfer_may_change_its_strategy_in_the_middle(pair) -> None:
+    sender, receiver = pair
+    asked: list[int] = []
+
+    def revise(encoded_bytes: int) -> Strategy | None:
+        asked.append(encoded_bytes)
+        return FOUR if encoded_bytes == 5 * SIZE else None
+
+    outgoing = sender.start("a", RAW, layers=LAYERS, tokens=640, timeout_s=WAIT_S, revise=revise)
+    blocks: list[KVBlock] = []
+    results = []
+    waiter = threading.Thread(target=lambda: results.append(receiver.wait("a", WAIT_S, blocks.append)))
+    waiter.start()
+    for chunk in CHUNKS:
+        outgoing.put(chunk)
+    report = outgoing.finish(WAIT_S)
+    waiter.join(WAIT_S)
+    assert results[0].error is None
+    assert asked == [index * SIZE for index in range(20)]
+    assert report.revisions == 1
+    assert report.wire_bytes < 5.5 * SIZE + 15 * SIZE / 3
+    whole, got = make_block(640), joined(blocks)
+    assert torch.equal(got.k[:, :, :160], whole.k[:, :, :160])
+    assert not torch.equal(got.k[:, :, 160:192], whole.k[:, :, 160:192])
+    assert (got.k - whole.k).abs().max() < 1
+
+
+def test_a_chooser_that_fails_ends_its_transfer_only(pair) -> None:
+    sender, receiver = pair
+
+    def broken(encoded_bytes: int) -> Strategy | None:
+        raise RuntimeError("no idea")
+
+    outgoing = sender.start("a", RAW, layers=LAYERS, tokens=640, timeout_s=WAIT_S, revise=broken)
+    outgoing.put(CHUNKS[0])
+    with pytest.raises(LinkError, match="no idea"):
+        outgoing.finish(WAIT_S)
+    waiter = threading.Thread(target=lambda: receiver.wait("b", WAIT_S))
+    waiter.start()
+    assert sender.send("b", CHUNKS, RAW, layers=LAYERS, tokens=640, timeout_s=WAIT_S).ok
+    waiter.join(WAIT_S)

@@ -9,7 +9,7 @@ from tightwire.kv.codec import encode_block
 from tightwire.kv.strategy import RAW
 from tightwire.kv.transfer import protocol
 from tightwire.kv.transfer.fair import FairQueue
-from tightwire.kv.transfer.outbox import Outbox, Stream
+from tightwire.kv.transfer.outbox import OBSERVED_S, Outbox, Stream
 from tightwire.kv.transfer.protocol import (
     Ack,
     Begin,
@@ -44,8 +44,13 @@ class Driver:
 
     def put(self, stream: Stream) -> None:
         self.outbox.stage(stream, BLOCK, self.now_s)
-        staged, index, block = self.outbox.next_staged()
-        self.outbox.encoded(staged, index, encode_block(block, RAW), 0.1, self.now_s)
+        self.encode()
+
+    def encode(self) -> None:
+        """What may be encoded now."""
+        while (job := self.outbox.next_staged()) is not None:
+            staged, index, block = job
+            self.outbox.encoded(staged, index, block.raw_bytes, encode_block(block, RAW), 0.1, self.now_s)
 
     def welcome(self, boot: int = 5) -> None:
         self.outbox.received(Welcome(boot, self.now_s, 10**9, 10**9), self.now_s)
@@ -192,3 +197,35 @@ def test_little_is_underway_but_the_link_never_idles(bytes_per_s: float) -> None
     assert busy_s == pytest.approx(arrival_s, rel=0.05, abs=0.01)  # the window grows first
     assert longest_s <= max(4 * TARGET_DELAY_S, 2 * size / bytes_per_s)
     assert wire.arrived((1, index), 0.0) is None  # a second acknowledgement
+
+
+def test_pieces_are_encoded_a_little_ahead_of_the_link() -> None:
+    driver = Driver()
+    stream = driver.start()
+    driver.welcome()
+    driver.said()
+    driver.outbox.wire._window_bytes = 0.0  # the link takes two frames and no more
+    for _ in range(10):
+        driver.put(stream)
+    assert len(stream.frames) == 3
+    assert len([m for m in driver.said() if isinstance(m, Part)]) == 2
+    driver.encode()
+    assert len(stream.frames) == 5
+    assert stream.encoded_bytes == 5 * BLOCK.raw_bytes
+
+
+def test_the_estimator_learns_within_a_transfer_and_counts_nothing_twice() -> None:
+    driver = Driver()
+    seen: list[tuple[int, float]] = []
+    driver.outbox._link.observe = lambda size, busy_s: seen.append((size, busy_s))  # type: ignore[method-assign]
+    stream = driver.start()
+    driver.welcome()
+    for index in range(4):
+        driver.put(stream)
+        driver.said()
+        driver.now_s += 0.5 * OBSERVED_S
+        driver.outbox.received(Ack(1, index, driver.now_s), driver.now_s)
+    assert len(seen) == 2
+    driver.outbox.received(Report(1, None, [], 0.0), driver.now_s)
+    assert sum(size for size, _ in seen) == stream.arrived_bytes > 4 * BLOCK.raw_bytes
+    assert sum(busy_s for _, busy_s in seen) == pytest.approx(stream.wire_s)

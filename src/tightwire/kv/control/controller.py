@@ -10,6 +10,8 @@ with `observe`, KV samples with `sampled`, verdicts about the link with `link_ve
 | expect | its mean over the link's speed now and the one that it may have jumped back to |
 | choose | the fastest; of those that are as fast, the one with the best quality; raw unless the gain is clear |
 | explore | one that may be faster than all, where the expected loss fits into the credit and no SLO is at risk |
+
+`revise` decides again about what is left of a transfer when the link changed under it.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ FIRST_CREDIT = 2.0  # of a request's time: what exploring may cost before anythi
 MOST_CREDIT = 4.0  # of a request's time: a long quiet time must not pay for a storm
 SLOW_SHARE = 0.5  # of its usual speed: what is left of a link that is called slow without a number
 LEAST_CHANCE = 0.02  # of a jump of the link, from which on it is reckoned with
+CHANGED_LINK = 0.2  # of log speed, from which on a transfer underway is decided again
+WORTH_REVISING = 0.9  # of the time that what is left takes otherwise
 BROKEN_PROMISES = 2  # in a row: met the SLO by prediction, broke it in truth
 
 
@@ -129,6 +133,34 @@ class Controller:
             None if second is None else self._names[second], explored, probe=verdict is not None,
         )  # fmt: skip
 
+    def revise(self, decision: Decision, raw_bytes: int, prefill_s: float, link: LinkEstimate | None) -> Decision | None:
+        """A decision for what is left of a transfer, `raw_bytes` and `prefill_s` of compute, where the link has changed
+        since `decision` and another strategy is clearly faster now; None: go on."""
+        rate, request = decision.link_bytes_per_s, decision.request
+        if link is None or rate is None or raw_bytes <= 0 or abs(log(link.bytes_per_s / rate)) < CHANGED_LINK:
+            return None
+        left = raw_bytes / request.raw_bytes
+        rest = msgspec.structs.replace(
+            request, raw_bytes=raw_bytes, chunks=max(round(request.chunks * left), 1), prefill_s=prefill_s,
+            tokens=round(request.tokens * left), queued_bytes=0,
+        )  # fmt: skip
+        now_s, verdict, now = self._clock.now_s(), self._verdict, link.bytes_per_s
+        if verdict is not None:
+            now = min(now, verdict.bytes_per_s or SLOW_SHARE * now)
+        candidates = self._candidates(rest, link, now, now_s)
+        totals = [c.expected_s for c in candidates]
+        current = self._at[decision.chosen]
+        best = self._best([i for i, c in enumerate(candidates) if c.refused is None], totals)
+        if best == current or totals[best] > WORTH_REVISING * totals[current]:
+            return None
+        reason = (
+            f"the link went from {format_rate(rate)} to {format_rate(now)} with {left:.0%} still to send, for which it takes "
+            f"{format_time(totals[best])} where {self._short[current]} takes {format_time(totals[current])}"
+        )
+        return Decision(
+            self._names[best], reason, candidates, now, rest, now_s, decision.chosen, revises=decision.chosen,
+        )  # fmt: skip
+
     def observe(self, decision: Decision, outcome: Outcome) -> Record:
         """What the chosen candidate really took, raw like any other."""
         record = Record(decision, outcome)
@@ -138,6 +170,8 @@ class Controller:
             return record
         if self._verdict is not None and self._verdict.state == "slow" and outcome.wire_s > 0:
             self._verdict = None  # the link has spoken for itself since
+        if outcome.revised:
+            return record
         index = self._at[decision.chosen]
         request = decision.request
         self.encode.observe(index, outcome.encode_s, candidate.predicted.encode_s)

@@ -22,7 +22,7 @@ PRIOR_MACHINE, PRIOR_FAMILY, PRIOR_OWN = 0.5**2, 0.7**2, 0.2**2
 NOISE = 0.1
 TIMING_ERROR_S = 2e-4  # threads wake late: short stages teach little
 SURPRISE_DEVIATIONS = 3.0
-FORGET = 1 / 1000  # of P₀ comes back with each observation
+FORGET = 1 / 4000  # of P₀ comes back with each observation
 OPTIMISM_DEVIATIONS = 1.5
 
 

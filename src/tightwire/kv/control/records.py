@@ -34,7 +34,8 @@ class Stages(msgspec.Struct, frozen=True):
 
 class Outcome(msgspec.Struct, frozen=True):
     """What a transfer really took; `failed` ones teach nothing but that. `prefill_s` where it was measured. `busy`:
-    other transfers shared encoder or link, so that the total says nothing about the fixed cost."""
+    other transfers shared encoder or link, so that the total says nothing about the fixed cost. `revised`: another
+    strategy took over in the middle, so that the stages are nobody's alone."""
 
     encode_s: float
     wire_s: float
@@ -44,6 +45,7 @@ class Outcome(msgspec.Struct, frozen=True):
     prefill_s: float | None = None
     busy: bool = False
     failed: bool = False
+    revised: bool = False
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -62,7 +64,8 @@ class Candidate(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct, frozen=True):
     """The choice with all that led to it. `second` is what would have been chosen without the first. `explored`: not
     the fastest by what is known, but worth knowing. `send` False: the link is said to be dead, compute it there.
-    `probe`: measure the link before relying on this."""
+    `probe`: measure the link before relying on this. `revises`: the strategy that it takes over from, in the middle of
+    a transfer; `request` is then what is left of it."""
 
     chosen: str
     reason: str
@@ -74,6 +77,7 @@ class Decision(msgspec.Struct, frozen=True):
     explored: bool = False
     send: bool = True
     probe: bool = False
+    revises: str | None = None
 
     @property
     def strategy(self) -> Strategy:
@@ -92,8 +96,8 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def error(self) -> float | None:
-        """Measured ÷ predicted total − 1, predicted with corrections."""
+        """Measured ÷ predicted total − 1, predicted with corrections. None where another prediction took its place."""
         candidate = self.decision.candidate
-        if self.outcome is None or candidate is None or self.outcome.failed:
+        if self.outcome is None or candidate is None or self.outcome.failed or self.outcome.revised:
             return None
         return self.outcome.total_s / candidate.corrected.total_s - 1

@@ -14,6 +14,7 @@ restarted gets everything again if nothing was released yet, otherwise the trans
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tightwire.core.events import Kind
@@ -26,12 +27,14 @@ from tightwire.kv.transfer.protocol import Ack, Begin, Cancel, End, Hello, Part,
 from tightwire.kv.transfer.wire import Wire
 from tightwire.net.estimator import LinkEstimator
 
+OBSERVED_S = 0.02  # of busy link make an observation of its speed
+_AHEAD = 3  # frames of a transfer that are encoded and wait for the link: what is encoded late can still be chosen
 _SYNC = 0  # the number of the ping that follows a welcome
 
 
 @dataclass(eq=False)
 class Stream:
-    """One outgoing transfer. It is over when `report` or `error` is set."""
+    """One outgoing transfer. It is over when `report` or `error` is set. `revise`: see `Sender.start`."""
 
     number: int
     name: str
@@ -40,6 +43,7 @@ class Stream:
     tokens: int
     timeout_s: float
     start_s: float
+    revise: Callable[[int], Strategy | None] | None = None
     held: dict[int, int] = field(default_factory=dict)  # index: bytes it counts with
     frames: dict[int, memoryview] = field(default_factory=dict)  # encoded, not taken
     held_bytes: int = 0
@@ -51,10 +55,14 @@ class Stream:
     last_put_s: float = 0.0
     end_s: float = 0.0
     raw_bytes: int = 0
+    encoded_bytes: int = 0  # raw ones
     wire_bytes: int = 0
     arrived_bytes: int = 0
     encode_s: float = 0.0
     wire_s: float = 0.0
+    seen_bytes: int = 0  # of those that arrived, what the link's estimator knows
+    seen_s: float = 0.0
+    revisions: int = 0
     report: Report | None = None
     error: str | None = None
 
@@ -122,13 +130,16 @@ class Outbox:
 
     def next_staged(self) -> tuple[Stream, int, KVBlock] | None:
         """The next piece to encode."""
-        found = self._staged.pop()
+        found = self._staged.pop(lambda stream: self._ready.count(stream) < _AHEAD)
         return (found[0], *found[1]) if found else None
 
-    def encoded(self, stream: Stream, index: int, frame: memoryview, encode_s: float, now_s: float) -> None:
+    def encoded(
+        self, stream: Stream, index: int, raw_bytes: int, frame: memoryview, encode_s: float, now_s: float
+    ) -> None:
         if stream.over:
             return
         stream.encode_s += encode_s
+        stream.encoded_bytes += raw_bytes
         if len(frame) > self._frame_bytes:
             self.fail(
                 stream,
@@ -182,6 +193,8 @@ class Outbox:
                 stream.wire_s += busy_s
                 stream.arrived_bytes += len(stream.frames.get(message.index, b""))
                 trace_transfer(self._trace, Kind.PROGRESS, stream.name, stream.arrived_bytes)
+                if stream.wire_s - stream.seen_s >= OBSERVED_S:
+                    self._see(stream)
             case Taken():
                 if stream.frames.pop(message.index, None) is not None:
                     stream.released = True
@@ -283,7 +296,7 @@ class Outbox:
         stream.end_s = now_s
         good = stream.report is not None and stream.report.error is None
         trace_transfer(self._trace, Kind.DONE if good else Kind.FAILED, stream.name, stream.arrived_bytes)
-        self._link.observe(stream.arrived_bytes, stream.wire_s)
+        self._see(stream)
         self._streams.pop(stream.number, None)
         self._staged.drop(stream)
         self._ready.drop(stream)
@@ -292,6 +305,11 @@ class Outbox:
         stream.frames.clear()
         stream.held_bytes = 0
         self.ended.append(stream)
+
+    def _see(self, stream: Stream) -> None:
+        """Tell the estimator what it does not know yet: within a long transfer, too, the link may change."""
+        self._link.observe(stream.arrived_bytes - stream.seen_bytes, stream.wire_s - stream.seen_s)
+        stream.seen_bytes, stream.seen_s = stream.arrived_bytes, stream.wire_s
 
     def _say(self, message: protocol.ToReceiver) -> None:
         self._control.append([protocol.encode(message)])

@@ -16,7 +16,7 @@ from tightwire.kv.transfer.outbox import Outbox, Stream
 class SendReport:
     """One transfer as measured. `encode_s`, `wire_s` (the link was busy with it) and `decode_s` overlap: their sum may
     exceed `total_s`, from its start until the receiver said that everything is decoded. `tail_s`: what of it came
-    after the last piece was put, which is what the caller waits for."""
+    after the last piece was put, which is what the caller waits for. `revisions`: how often the strategy changed."""
 
     transfer_id: str
     frames: int
@@ -29,6 +29,7 @@ class SendReport:
     tail_s: float
     error: str | None
     missing: list[tuple[int, int]]
+    revisions: int
 
     @property
     def ok(self) -> bool:
@@ -150,5 +151,5 @@ def report_of(stream: Stream) -> SendReport:
     return SendReport(
         stream.name, stream.count, stream.raw_bytes, stream.wire_bytes, stream.encode_s, stream.wire_s,
         report.decode_s if report else 0.0, stream.end_s - stream.start_s, stream.end_s - stream.last_put_s, error,
-        report.missing if report else [],
+        report.missing if report else [], stream.revisions,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import zmq
 
@@ -79,16 +79,25 @@ class Sender:
         self.link.observe(size, busy_s)
 
     def start(
-        self, transfer_id: str, strategy: Strategy, *, layers: int, tokens: int, timeout_s: float = 60.0
+        self,
+        transfer_id: str,
+        strategy: Strategy,
+        *,
+        layers: int,
+        tokens: int,
+        timeout_s: float = 60.0,
+        revise: Callable[[int], Strategy | None] | None = None,
     ) -> Outgoing:
         """Open a transfer of pieces that together cover `layers` × `tokens`. It fails when the receiver gives no sign
-        for `timeout_s` while something waits for it. Raises LinkError once the sender is closed."""
+        for `timeout_s` while something waits for it. `revise` is asked before each piece is encoded, with the raw bytes
+        that were, and may give another strategy for all that follow; it is called on the encoders' threads. Raises
+        LinkError once the sender is closed."""
         desk = self._desk
         with desk.lock:
             if desk.closed:
                 raise LinkError(f"the sender to {self._endpoint} is closed")
             now_s = desk.clock.now_s()
-            stream = Stream(secrets.randbits(63), transfer_id, strategy, layers, tokens, timeout_s, now_s)
+            stream = Stream(secrets.randbits(63), transfer_id, strategy, layers, tokens, timeout_s, now_s, revise)
             desk.outbox.start(stream, now_s)
         desk.wake()
         return Outgoing(desk, stream)
@@ -176,6 +185,7 @@ class Sender:
         while True:
             with desk.lock:
                 message = desk.outbox.next_message(desk.clock.now_s())
+                desk.staged.notify()  # there may be room for another frame
             if message is None:
                 return
             with contextlib.suppress(zmq.Again):
@@ -221,6 +231,9 @@ class Sender:
             stream, index, block = job
             start_s = desk.clock.now_s()
             try:
+                changed = stream.revise(stream.encoded_bytes) if stream.revise is not None else None
+                if changed is not None:
+                    stream.strategy, stream.revisions = changed, stream.revisions + 1
                 frame = encode_block(block, stream.strategy, self.fingerprint)
             except Exception as error:  # whatever it is, it is this transfer's alone
                 with desk.lock:
@@ -228,7 +241,7 @@ class Sender:
             else:
                 with desk.lock:
                     now_s = desk.clock.now_s()
-                    desk.outbox.encoded(stream, index, frame, now_s - start_s, now_s)
+                    desk.outbox.encoded(stream, index, block.raw_bytes, frame, now_s - start_s, now_s)
                     desk.changed.notify_all()  # a frame is smaller than its piece
             del job, block
             desk.wake()

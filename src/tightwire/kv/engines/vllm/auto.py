@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from tightwire.errors import LinkError, StrategyError
@@ -37,6 +38,10 @@ class Fixed:
             return self._default
         return asked(push) or self._default
 
+    def revise(self, push: Push, encoded_bytes: int) -> Strategy | None:
+        """None: it stays."""
+        return None
+
     def sent(self, push: Push, piece: KVBlock) -> None:
         """Nothing to watch."""
 
@@ -48,8 +53,9 @@ class Fixed:
 
 
 class Auto:
-    """The controller over one link: decides when a transfer starts, learns from its report, and watches the quality of
-    what it chose on samples. A request may still ask for a strategy of its own. Thread-safe."""
+    """The controller over one link: decides when a transfer starts, and again when the link changes under it, learns
+    from its report, and watches the quality of what it chose on samples. A request may still ask for a strategy of its
+    own. Thread-safe."""
 
     def __init__(
         self, settings: Settings, library: ProfileLibrary, sender: Sender, pace: Pace, log: DecisionLog | None
@@ -84,6 +90,24 @@ class Auto:
             self._open[push.request_id] = _Open(decision, busy, self._controller.wants_sample(decision))
         return decision.strategy
 
+    def revise(self, push: Push, encoded_bytes: int) -> Strategy | None:
+        """Another strategy for what is not encoded yet; None: it stays."""
+        with self._lock:
+            opened = self._open.get(push.request_id)
+            if opened is None:
+                return None
+            first, elapsed_s = opened.first.request, time.monotonic() - opened.start_s
+            revised = self._controller.revise(
+                opened.decision, first.raw_bytes - encoded_bytes, max(first.prefill_s - elapsed_s, 0.0),
+                self._sender.link.estimate(),
+            )  # fmt: skip
+            if revised is None:
+                return None
+            opened.decision = revised
+            if self._log is not None:
+                self._log.write(Record(revised))
+        return revised.strategy
+
     def sent(self, push: Push, piece: KVBlock) -> None:
         """`piece` is on its way: the guard may want to see it."""
         opened = self._open.get(push.request_id)
@@ -102,10 +126,11 @@ class Auto:
             outcome = Outcome(
                 report.encode_s, report.wire_s, report.decode_s, report.total_s, report.wire_bytes,
                 max(report.total_s - report.tail_s, 0.0) if push.options.stream else None, opened.busy,
+                revised=opened.decision is not opened.first,
             )  # fmt: skip
         error = None if opened.piece is None else strategy_error(opened.piece, opened.decision.strategy)
         with self._lock:
-            self._write(opened.decision, outcome)
+            self._write(opened.first, outcome)
             if error is not None:
                 self._controller.sampled(opened.decision, error)
 
@@ -122,10 +147,12 @@ class Auto:
 
 
 class _Open:
-    """A transfer underway. `piece`: what the guard will see of it, if it is `wanted`."""
+    """A transfer underway: the `first` decision about it and the one that holds. `piece`: what the guard will see of it,
+    if it is `wanted`."""
 
     def __init__(self, decision: Decision, busy: bool, wanted: bool) -> None:
-        self.decision, self.busy, self.wanted = decision, busy, wanted
+        self.first = self.decision = decision
+        self.busy, self.wanted, self.start_s = busy, wanted, time.monotonic()
         self.piece: KVBlock | None = None
 
 

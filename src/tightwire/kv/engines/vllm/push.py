@@ -34,9 +34,11 @@ _GIVEN_UP = object()
 
 
 class Chooser(Protocol):
-    """Which strategy for a transfer; learns from its report."""
+    """Which strategy for a transfer, and for what is left of it after `encoded_bytes`; learns from its report."""
 
     def choose(self, push: Push, raw_bytes: int, pieces: int) -> Strategy: ...
+
+    def revise(self, push: Push, encoded_bytes: int) -> Strategy | None: ...
 
     def sent(self, push: Push, piece: KVBlock) -> None: ...
 
@@ -146,8 +148,9 @@ class Pusher:
             strategy = peer.chooser.choose(push, raw_bytes, pieces)
             self._counters.last_strategy = strategy.short
             outgoing = peer.sender.start(
-                push.transfer_id, strategy, layers=self._layers, tokens=push.total, timeout_s=self._timeout_s
-            )
+                push.transfer_id, strategy, layers=self._layers, tokens=push.total, timeout_s=self._timeout_s,
+                revise=lambda encoded_bytes: peer.chooser.revise(push, encoded_bytes),
+            )  # fmt: skip
             while isinstance(piece := transfer.pieces.get(timeout=self._timeout_s), KVBlock):
                 try:
                     outgoing.put(piece)
