@@ -75,6 +75,7 @@ class Writer {
         if (base_ == MAP_FAILED) throw std::runtime_error("cannot map " + fresh);
         header_ = reinterpret_cast<Header*>(base_);
         *header_ = Header{{'T', 'W', 'R', 'I', 'N', 'G', '0', '1'}, 1, capacity, rank, world, pid, 0, pid_start, 0, 0};
+        capacity_ = capacity;
         frames_ = reinterpret_cast<Frame*>(base_ + kHeaderBytes);
         records_ = reinterpret_cast<Record*>(base_ + kHeaderBytes + kFrames * sizeof(Frame));
         if (rename(fresh.c_str(), path.c_str()) != 0) throw std::runtime_error("cannot rename to " + path);
@@ -89,10 +90,10 @@ class Writer {
     // The number of the group's frame; -1 when all are taken (its records still go into the ring).
     int add_group(uint64_t group) {
         const std::lock_guard lock(mutex_);
-        if (header_->groups == kFrames) return -1;
-        const int slot = int(header_->groups);
+        if (groups_ == kFrames) return -1;
+        const int slot = int(groups_++);
         frames_[slot].group = group;
-        put(header_->groups, uint64_t(slot + 1));
+        put(header_->groups, groups_);
         return slot;
     }
     void entered(int slot, uint64_t group, uint64_t seq, uint32_t op, uint64_t bytes, uint32_t dtype, uint64_t shape, uint32_t peer) {
@@ -130,14 +131,16 @@ class Writer {
         sigaction(SIGTERM, &ours, nullptr);
     }
     void goodbye(uint32_t how) { put(header_->goodbye, how); }
-    uint64_t written() const { return header_->written; }
+    uint64_t written() const { return written_; }
 
   private:
     void write(const Record& record) {
-        records_[header_->written % header_->capacity] = record;
-        std::atomic_ref<uint64_t>(header_->written).store(header_->written + 1, std::memory_order_release);
+        records_[written_ % capacity_] = record;
+        std::atomic_ref<uint64_t>(header_->written).store(++written_, std::memory_order_release);
     }
     std::mutex mutex_;
+    // Never read back from the header: whoever may write to the file must not be able to break the job.
+    uint64_t capacity_, written_ = 0, groups_ = 0;
     char* base_;
     size_t size_;
     Header* header_;

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from tightwire.ccl import chrome_trace, incident_page
 from tightwire.ccl.collector import Collector
 from tightwire.ccl.incident import Incident, capture
+from tightwire.ccl.packing import Packer
 from tightwire.ccl.probe.process import ProcessState
 from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
@@ -50,7 +51,7 @@ def incident() -> Incident:
         sample(0, {1: (41, 40)}), sample(1, {1: (41, 40)}), sample(2, {1: (40, 40), 2: (5, 4)}), sample(3, {2: (4, 4)}),
     ]  # fmt: skip
     collector = Collector()
-    collector.take(Summary("host", 42.0, samples, [DATA, PIPE]))
+    collector.take([Packer().digest(Summary("host", 42.0, samples, [DATA, PIPE]))])
     return capture(collector, VERDICT, ["train", "--fast"])
 
 

@@ -14,7 +14,7 @@ runner = CliRunner()
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["kv"], ["ccl"], ["kv", "strategies"], ["kv", "quality"], ["kv", "sensitivity"], ["kv", "profile"], ["kv", "demo"], ["ccl", "run"], ["ccl", "demo"], ["demo"]]
+    "command", [[], ["kv"], ["ccl"], ["kv", "strategies"], ["kv", "quality"], ["kv", "sensitivity"], ["kv", "profile"], ["kv", "demo"], ["ccl", "run"], ["ccl", "demo"], ["ccl", "agent"], ["ccl", "collect"], ["ccl", "drill"], ["ccl", "watch"], ["ccl", "diagnose"], ["demo"]]
 )
 def test_every_command_has_help(command: list[str]) -> None:
     done = runner.invoke(cli.app, [*command, "--help"])

@@ -1,37 +1,33 @@
-"""Merges the agents' summaries into one view of the job. Sans-IO: summaries in, views out; duplicates, reordering
-and a lost agent change nothing but the delay."""
+"""Merges the agents' digests into one view of the job. Sans-IO: digests in, columns and views out; duplicates,
+reordering and a lost agent change nothing but the delay."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from tightwire.ccl.probe.ring import Goodbye
+from tightwire.ccl.batch import Batch, batches
+from tightwire.ccl.digest import FRAME, UNKNOWN, Digest
+from tightwire.ccl.probe.process import ProcessState
+from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.rounds import Rounds
-from tightwire.ccl.summary import GroupFacts, RankSample, Summary
-from tightwire.core.events import RECORD
-
-GAPS_KEPT = 200
-SET_UP_EVENTS = 16  # a pause before these is import, connection and compilation: no rhythm of the job
-IO_BYTES = 2**20  # that much read or written is a sign of life: a checkpoint, a data set
-STARVED_SHARE = 1 / 3  # of a silence, at most, is put down to the machine
+from tightwire.ccl.slots import Slots
+from tightwire.ccl.standing import Standing
+from tightwire.ccl.summary import GroupFacts, RankSample
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class RankView:
-    """The newest sample of a rank with its history: when it last made progress, since when it is stopped or gone."""
+    """One rank, as far as it is known: its newest sample (without records), and its history."""
 
     sample: RankSample
     seen_s: float
     progress_s: float
-    stopped_since_s: float | None = None
-    left_since_s: float | None = None
-    starved_before_s: float = 0.0
-    io_s: float = 0.0
-    io_before_bytes: int = 0
-    gaps_s: deque[float] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
+    stopped_since_s: float | None
+    left_since_s: float | None
+    io_s: float
 
     def outstanding(self) -> list[tuple[int, int, int, bool]]:
         """(group, oldest sequence number that did not complete, operation code, whether it is known to be in the `wait`
@@ -39,66 +35,98 @@ class RankView:
         frames = self.sample.frames
         return [(f.group, f.done_count + 1, f.op, f.waiting > 0) for f in frames if f.entered_seq > f.done_count]
 
-    def note_progress(self, at_s: float) -> None:
-        self.progress_s = at_s
-        if self.sample.process is not None:
-            self.starved_before_s = self.sample.process.starved_s
-
-    @property
-    def warming_up(self) -> bool:
-        return self.sample.written < SET_UP_EVENTS
-
-    def silence_s(self, now_s: float) -> float:
-        """How long it made no progress, less the time in which the machine gave it no processor."""
-        elapsed_s = now_s - self.progress_s
-        process = self.sample.process
-        starved_s = process.starved_s - self.starved_before_s if process is not None else 0.0
-        return elapsed_s - min(max(starved_s, 0.0), STARVED_SHARE * elapsed_s)
-
-    def note_io(self, at_s: float) -> None:
-        done = self.sample.process.io_bytes if self.sample.process is not None else 0
-        if abs(done - self.io_before_bytes) >= IO_BYTES:
-            self.io_s, self.io_before_bytes = at_s, done
-
     def entered(self, group: int) -> int:
         return next((f.entered_seq for f in self.sample.frames if f.group == group), 0)
 
 
 class Collector:
-    """`ranks` and `groups` are the job as known so far."""
+    """`standing` of the ranks, `frames` of the slots (rows of `FRAME`) and `rounds`: the job as known so far. `ranks` and
+    `groups` are the same as objects, for what looks at few of them; `restarts` counts how often the job began anew."""
 
     def __init__(self) -> None:
-        self.ranks: dict[int, RankView] = {}
+        self.slots = Slots()
+        self.standing = Standing()
+        self.rounds = Rounds(self.slots)
+        self.frames = np.zeros(0, FRAME)
+        self.ranks: Mapping[int, RankView] = _Ranks(self)
         self.groups: dict[int, GroupFacts] = {}
-        self.rounds = Rounds()
         self.unseen: dict[str, None] = {}  # in the order in which it was told
+        self.restarts = 0
+        self._hosts: dict[str, int] = {}
 
-    def take(self, summary: Summary) -> None:
-        """Older summaries than the newest known of a rank are ignored."""
-        for facts in summary.groups:
-            self.groups[facts.group] = facts
-        self.unseen.update(dict.fromkeys(summary.unseen))
-        for sample in summary.ranks:
-            view = self.ranks.get(sample.rank)
-            if view is not None and view.sample.pid_start != sample.pid_start:
-                self.rounds.forget()
-            self.rounds.take(sample.rank, np.frombuffer(sample.records, RECORD))
-            if view is None or view.sample.pid_start != sample.pid_start:
-                view = self.ranks[sample.rank] = RankView(sample, summary.at_s, summary.at_s)
-                view.note_progress(summary.at_s)
-            elif summary.at_s <= view.seen_s:
-                continue
-            moved = sample.written != view.sample.written
-            was_warming_up = view.warming_up
-            view.sample, view.seen_s = sample, summary.at_s
-            if moved:
-                if not was_warming_up:
-                    view.gaps_s.append(view.silence_s(summary.at_s))
-                view.note_progress(summary.at_s)
-            view.note_io(summary.at_s)
-            if not sample.stopped:
-                view.stopped_since_s = None
-            elif view.stopped_since_s is None:
-                view.stopped_since_s = summary.at_s
-            if view.left_since_s is None and (not sample.alive or sample.goodbye == Goodbye.ERROR):
-                view.left_since_s = summary.at_s
+    def take(self, digests: Sequence[Digest]) -> None:
+        """Older digests than the newest known of a rank are ignored."""
+        for batch in batches(digests):
+            self._take(batch)
+
+    def _take(self, batch: Batch) -> None:
+        self._note_groups(batch)
+        hosts = np.array([self._hosts.setdefault(each.host, len(self._hosts)) for each in batch.digests], np.int64)
+        fresh, restarted = self.standing.take(batch, hosts[batch.host])
+        if restarted.any():
+            self.rounds.forget()
+            self.restarts += 1
+            again = batch.ranks["rank"][fresh[restarted]]
+            self.frames[np.isin(self.slots.ranks, again)] = np.zeros((), FRAME)
+        slots, known = self.slots.find(batch.frames["group"], batch.ranks["rank"][batch.rank_of].astype(np.int64))
+        self.rounds.take(batch, slots, known)
+        news = np.zeros(len(batch.ranks), bool)
+        news[fresh] = True
+        use = known & news[batch.rank_of]
+        self.frames[slots[use]] = batch.frames[use]
+
+    def _note_groups(self, batch: Batch) -> None:
+        fresh = [facts for each in batch.digests for facts in each.groups if facts.group not in self.groups]
+        self.groups |= {facts.group: facts for facts in fresh}
+        if self.slots.add(fresh):
+            more = len(self.slots.ranks) - len(self.frames)
+            self.frames = np.concatenate([self.frames, np.zeros(more, FRAME)])
+            self.rounds.grow()
+        self.unseen.update(dict.fromkeys(text for each in batch.digests for text in each.unseen))
+
+
+class _Ranks(Mapping[int, RankView]):
+    """Views of the ranks that are known, made when asked for."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def __getitem__(self, rank: int) -> RankView:
+        standing = self._collector.standing
+        if not (0 <= rank < len(standing.known) and standing.known[rank]):
+            raise KeyError(rank)
+        return RankView(
+            self._sample(rank), float(standing.seen_s[rank]), float(standing.progress_s[rank]),
+            _known(standing.stopped_since_s[rank]), _known(standing.left_since_s[rank]), float(standing.io_s[rank]),
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.flatnonzero(self._collector.standing.known).tolist())
+
+    def __len__(self) -> int:
+        return int(self._collector.standing.known.sum())
+
+    def _sample(self, rank: int) -> RankSample:
+        collector = self._collector
+        row = collector.standing.rows[rank]
+        frames = collector.frames[np.flatnonzero(collector.slots.ranks == rank)]
+        told = [
+            GroupFrame(
+                int(f["group"]), int(f["entered"]), 0, int(f["done"]), int(f["op"]), int(f["failed"]), int(f["waiting"])
+            )
+            for f in frames
+            if f["group"]
+        ]
+        state = row["state"].decode()
+        process = ProcessState(
+            state, float(row["cpu_s"]), float(row["starved_s"]), int(row["io_bytes"]), float(row["throttled_s"])
+        )
+        died = int(row["died"])
+        return RankSample(
+            rank, int(row["world"]), int(row["pid"]), int(row["pid_start"]), int(row["goodbye"]), int(row["written"]), told,
+            process if state else None, None if died == UNKNOWN else died,
+        )  # fmt: skip
+
+
+def _known(at_s: float) -> float | None:
+    return None if np.isnan(at_s) else float(at_s)

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from tightwire.ccl import evidence, throttling, transport
+from tightwire.ccl import connections, evidence, throttling, transport
 from tightwire.ccl.agent import Agent
+from tightwire.ccl.connections import Connections
+from tightwire.ccl.digest import Digest
 from tightwire.ccl.evidence import Evidence
-from tightwire.ccl.summary import Summary
+from tightwire.ccl.packing import Packer
 from tightwire.ccl.throttling import Throttling
-from tightwire.ccl.transport import Connection
 
 
 class Source(Protocol):
     """One host, or many. `connections` of the ranks with these processes; the others about one process, which its number
     and its start name on any host."""
 
-    def look(self) -> list[Summary]: ...
+    def look(self) -> list[Digest]: ...
 
     def wait(self, timeout_s: float) -> None: ...
 
-    def connections(self, pids: Mapping[int, int]) -> list[Connection]: ...
+    def connections(self, pids: Mapping[int, int]) -> Connections: ...
 
     def evidence(self, pid: int, pid_start: int) -> Evidence | None: ...
 
@@ -33,15 +34,16 @@ class ThisHost:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._packer = Packer()
 
-    def look(self) -> list[Summary]:
-        return [self._agent.look()]
+    def look(self) -> list[Digest]:
+        return [self._packer.digest(self._agent.look())]
 
     def wait(self, timeout_s: float) -> None:
         self._agent.wait(timeout_s)
 
-    def connections(self, pids: Mapping[int, int]) -> list[Connection]:
-        return transport.connections(pids)
+    def connections(self, pids: Mapping[int, int]) -> Connections:
+        return connections.columns(transport.connections(pids))
 
     def evidence(self, pid: int, pid_start: int) -> Evidence | None:
         return evidence.collect(pid, pid_start)

@@ -81,13 +81,13 @@ def capture(collector: Collector, verdict: Verdict, command: list[str], window_s
     since_s = verdict.at_s - window_s
     operations = [
         Operation(
-            rank, round_.group, round_.sequence, operation(called.op), called.size_bytes, round_.entered_ns[rank] / 1e9,
-            round_.ended_ns[rank] / 1e9 if rank in round_.ended_ns else None, rank in round_.failed,
+            rank, round_.group, round_.sequence, operation(called.op), called.size_bytes, round_.entered_s[rank],
+            round_.ended_s.get(rank), rank in round_.failed,
         )
-        for rounds in collector.rounds.groups.values()
-        for round_ in rounds.values()
+        for group in range(len(collector.slots.facts))
+        for round_ in collector.rounds.of(group)
         for rank, called in round_.called.items()
-        if rank not in round_.ended_ns or round_.ended_ns[rank] / 1e9 >= since_s
+        if rank not in round_.ended_s or round_.ended_s[rank] >= since_s
     ]  # fmt: skip
     operations.sort(key=lambda each: each.entered_s)
     ended = [each for each in operations if each.ended_s is not None]
@@ -95,7 +95,7 @@ def capture(collector: Collector, verdict: Verdict, command: list[str], window_s
     kept.sort(key=lambda each: each.entered_s)
     waits = [
         Wait(wait.rank, wait.group, wait.sequence, operation(wait.op), list(wait.missing))
-        for wait in wait_for.waits(collector.ranks, collector.groups)
+        for wait in wait_for.waits(collector)
     ]
-    world = max((view.sample.world for view in collector.ranks.values()), default=0)
+    world = int(collector.standing.rows["world"].max(initial=0))
     return Incident(verdict, world, list(collector.groups.values()), waits, kept, command)

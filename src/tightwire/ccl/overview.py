@@ -9,6 +9,7 @@ from collections import Counter, deque
 
 from tightwire.ccl.analyzer import wait_for
 from tightwire.ccl.collector import Collector
+from tightwire.ccl.packing import Packer
 from tightwire.ccl.probe.process import STATES
 from tightwire.ccl.summary import Summary
 from tightwire.core.events import operation
@@ -24,10 +25,12 @@ class Overview:
 
     def __init__(self) -> None:
         self._collector = Collector()
+        self._packers: dict[str, Packer] = {}
         self._counts: deque[tuple[float, dict[tuple[int, int], int]]] = deque()
 
     def take(self, summary: Summary) -> None:
-        self._collector.take(summary)
+        packer = self._packers.setdefault(summary.host, Packer())
+        self._collector.take([packer.digest(summary)])
         counts = {
             (rank, frame.group): frame.entered_seq
             for rank, view in self._collector.ranks.items()
@@ -50,8 +53,8 @@ class Overview:
         )
 
     def _groups(self) -> Table:
-        ranks, rows = self._collector.ranks, []
-        blocked = Counter(wait.group for wait in wait_for.waits(ranks, self._collector.groups) if wait.missing)
+        ranks, rows = dict(self._collector.ranks), []
+        blocked = Counter(wait.group for wait in wait_for.waits(self._collector) if wait.missing)
         for facts in self._collector.groups.values():
             members = [rank for rank in facts.ranks if rank in ranks]
             entered = {rank: ranks[rank].entered(facts.group) for rank in members}
@@ -77,8 +80,8 @@ class Overview:
         )  # fmt: skip
 
     def _ranks(self, now_s: float) -> Table:
-        ranks, groups, rows = self._collector.ranks, self._collector.groups, []
-        waits = {wait.rank: wait for wait in wait_for.waits(ranks, groups)}
+        ranks, groups, rows = dict(self._collector.ranks), self._collector.groups, []
+        waits = {wait.rank: wait for wait in wait_for.waits(self._collector)}
         for rank, view in sorted(ranks.items()):
             process, wait = view.sample.process, waits.get(rank)
             state = "gone" if process is None else STATES.get(process.state, process.state)

@@ -1,20 +1,28 @@
 """What the ranks of a group did, aligned: round n of a group is its operation number n on all ranks.
 
-Sans-IO: records in, rounds out. A bounded window of each group is kept.
+A bounded window of each group is kept, in columns: cell [column, slot] is what the slot's rank did in the round that has
+that column (sequence number modulo C). Sans-IO: calls in, rounds out; linear in calls.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tightwire.core.events import DTYPES, Kind, operation
+from tightwire.ccl.batch import Batch, Rows
+from tightwire.ccl.kinds import Kinds, Numbers
+from tightwire.ccl.slots import Bools, Ints, Slots
+from tightwire.core.events import DTYPES, operation
 
-KEPT = 512  # rounds of each group
+MOST_COLUMNS, LEAST_COLUMNS = 512, 64  # powers of two
+CELLS = 2**22  # before fewer rounds of each group are kept
 NO_PARTNER = 0xFFFFFFFF
+CELL = np.dtype([("entered", "<f8"), ("ended", "<f8"), ("own", "<f4"), ("kind", "<u4")])
+FAILED = np.uint32(1 << 31)  # of a cell's kind: it ended in error
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,57 +45,180 @@ class Signature:
 
 @dataclass(slots=True)
 class Round:
-    """One operation of a group: by rank, what it called, when it entered and when that ended (ns of its host's clock),
-    and who ended it in error."""
+    """One operation of a group: by rank, what it called, when it entered and when that ended (seconds of its host's
+    clock), and who ended it in error."""
 
     group: int
     sequence: int
     called: dict[int, Signature] = field(default_factory=dict)
-    entered_ns: dict[int, int] = field(default_factory=dict)
-    ended_ns: dict[int, int] = field(default_factory=dict)
+    entered_s: dict[int, float] = field(default_factory=dict)
+    ended_s: dict[int, float] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
 
 
 class Rounds:
-    """All groups' recent rounds."""
+    """All groups' recent rounds. `newest` [C, G] is the sequence number of the round that has a column, `ended` how many
+    of its ranks ended it, `unread` whether such an end came since somebody set it to false; `cells` [C, S] are of `CELL`,
+    `marks` [C, S] twice their sequence number, and one more where the call has ended."""
 
-    def __init__(self) -> None:
-        self.groups: dict[int, dict[int, Round]] = defaultdict(dict)
-        self._changed: dict[tuple[int, int], Round] = {}
+    def __init__(self, slots: Slots) -> None:
+        self.slots = slots
+        self.kinds = Kinds()
+        self.columns = MOST_COLUMNS
+        self.cells = np.zeros((self.columns, 0), CELL)
+        self.marks, self.newest, self.ended, self._first = (np.zeros((self.columns, 0), np.uint32) for _ in range(4))
+        self.unread = np.zeros((self.columns, 0), bool)
+        self._mixed: dict[tuple[int, int], None] = {}
 
-    def take(self, rank: int, records: npt.NDArray[np.void]) -> None:
-        """New records of one rank (`core.events.RECORD`), oldest first."""
-        for time_ns, group, sequence, size, shape, op, partner, kind, dtype, *_ in records.tolist():
-            rounds = self.groups[group]
-            found = rounds.get(sequence)
-            if found is None:
-                if len(rounds) == KEPT and sequence < next(iter(rounds)):
-                    continue  # of a rank that is hopelessly late: its round is forgotten
-                found = rounds[sequence] = Round(group, sequence)
-                if len(rounds) > KEPT:
-                    del rounds[next(iter(rounds))]
-            if kind == Kind.ENTERED:
-                known = None if partner == NO_PARTNER else partner
-                found.called[rank] = Signature(op, size, dtype, shape, known)
-                found.entered_ns[rank] = time_ns
-            elif kind in (Kind.DONE, Kind.FAILED):
-                found.ended_ns[rank] = time_ns
-                if kind == Kind.FAILED:
-                    found.failed.add(rank)
-            self._changed[group, sequence] = found
+    def grow(self) -> None:
+        """After `slots` grew."""
+        columns = self.columns
+        while columns > LEAST_COLUMNS and columns * len(self.slots.ranks) > CELLS:
+            columns //= 2
+        if columns < self.columns:
+            self._keep(columns)
+        self.cells, self.marks = (wider(each, len(self.slots.ranks)) for each in (self.cells, self.marks))
+        self.newest, self.ended, self.unread, self._first = (
+            wider(each, len(self.slots.facts)) for each in (self.newest, self.ended, self.unread, self._first)
+        )
 
-    def news(self) -> dict[tuple[int, int], Round]:
-        """The rounds that changed since the last time this was asked."""
-        news, self._changed = self._changed, {}
-        return news
+    def take(self, batch: Batch, slots: Ints, known: Bools) -> None:
+        """A batch's calls; `slots` and whether they are `known` of its frames."""
+        if not len(self.slots.ranks):
+            return  # calls came before the groups they are in
+        calls = batch.calls
+        self._make_room(len(batch.kinds))
+        frame, sequence = calls.frame, calls.sequence
+        kind = self.kinds.numbers(batch.kinds)[calls.kind]
+        slot = slots[frame]
+        group, column = self.slots.group_of[slot], sequence & (self.columns - 1)
+        place, cell = column * len(self.slots.facts) + group, column * len(self.slots.ranks) + slot
+        newest, ended, first = (each.reshape(-1) for each in (self.newest, self.ended, self._first))  # views
+        cells, marks = self.cells.reshape(-1), self.marks.reshape(-1)
+        use = known[frame] & (sequence > 0)
+        later = use & (sequence > newest[place])
+        opened = place[later]
+        np.maximum.at(newest, opened, sequence[later].astype(np.uint32))
+        ended[opened] = 0
+        use &= sequence == newest[place]
+        later &= use
+        first[place[later]] = kind[later]
+        mark = (sequence * 2).astype(np.uint32)
+        before = marks[cell]
+        write = np.flatnonzero(use & (before != mark + 1))  # what has ended stays as it is
+        kind, place, cell, mark, before = kind[write], place[write], cell[write], mark[write], before[write]
+        differs = np.flatnonzero((kind != first[place]) & (before != mark))
+        self._note_mixed(kind[differs], first[place[differs]], group[write[differs]], sequence[write[differs]])
+        rows = np.empty(len(write), CELL)
+        rows["entered"], rows["ended"], rows["own"] = calls.entered_s[write], calls.ended_s[write], calls.own_s[write]
+        rows["kind"] = kind | np.where(calls.failed[write], FAILED, np.uint32(0))
+        over = ~np.isnan(rows["ended"])
+        cells[cell], marks[cell] = rows, mark + over
+        over_at = place[over]
+        np.add.at(ended, over_at, np.uint32(1))
+        self.unread.reshape(-1)[over_at] = True
+
+    def _note_mixed(self, kind: Numbers, first: Numbers, group: Ints, sequence: Ints) -> None:
+        pair = self.slots.pair[group]
+        apart = self.kinds.comparable(kind, pair) != self.kinds.comparable(first, pair)
+        self._mixed |= dict.fromkeys(zip(group[apart].tolist(), sequence[apart].tolist(), strict=True))
+
+    def _make_room(self, more: int) -> None:
+        """For kinds of calls: those that no round has any more are forgotten."""
+        if self.kinds.full(more):
+            used = np.concatenate([self.cells["kind"].reshape(-1) & ~FAILED, self._first.reshape(-1)])
+            number = self.kinds.keep(used)
+            self.cells["kind"] = number[self.cells["kind"] & ~FAILED] | (self.cells["kind"] & FAILED)
+            self._first[...] = number[self._first]
+
+    def mixed(self) -> list[tuple[int, int]]:
+        """Rounds, by their group's number and sequence, in which ranks turned out to have called different things since
+        the last time."""
+        found, self._mixed = list(self._mixed), {}
+        return found
 
     def get(self, group: int, sequence: int) -> Round | None:
-        return self.groups[group].get(sequence) if group in self.groups else None
+        """By the group's number. None when it is forgotten or not known yet."""
+        column = sequence % self.columns
+        if group >= len(self.slots.facts) or self.newest[column, group] != sequence:
+            return None
+        place = self.slots.of(group)
+        here = np.flatnonzero(self.marks[column, place] // 2 == sequence)
+        rows, ranks = self.cells[column, place][here], self.slots.ranks[place][here].tolist()
+        found = Round(self.slots.facts[group].group, sequence)
+        found.called = dict(zip(ranks, self._signatures(rows), strict=True))
+        found.entered_s = dict(zip(ranks, rows["entered"].tolist(), strict=True))
+        found.ended_s = {rank: at_s for rank, at_s in zip(ranks, rows["ended"].tolist(), strict=True) if at_s == at_s}
+        found.failed = {rank for rank, kind in zip(ranks, rows["kind"].tolist(), strict=True) if kind & int(FAILED)}
+        return found
+
+    def of(self, group: int) -> Iterator[Round]:
+        """All that are kept of one group, the oldest first."""
+        kept = self.newest[:, group]
+        for sequence in np.sort(kept[kept > 0]).tolist():
+            found = self.get(group, sequence)
+            if found is not None:
+                yield found
+
+    def history(self, group: int, rank: int) -> dict[int, Signature]:
+        """What one rank called in a group, by sequence number, the newest first."""
+        place = self.slots.of(group)
+        slot = place.start + int(np.flatnonzero(self.slots.ranks[place] == rank)[0])
+        sequence = self.marks[:, slot] // 2
+        here = np.flatnonzero((sequence == self.newest[:, group]) & (sequence > 0))
+        here = here[np.argsort(sequence[here])[::-1]]
+        return dict(zip(sequence[here].tolist(), self._signatures(self.cells[here, slot]), strict=True))
+
+    def calls(self, rank: int) -> list[tuple[float, int, Signature]]:
+        """What one rank called: when it entered (seconds of its host's clock), the group, what."""
+        found = []
+        for slot in np.flatnonzero(self.slots.ranks == rank).tolist():
+            group = int(self.slots.group_of[slot])
+            sequence = self.marks[:, slot] // 2
+            here = np.flatnonzero((sequence == self.newest[:, group]) & (sequence > 0))
+            rows, name = self.cells[here, slot], self.slots.facts[group].group
+            entered_s, called = rows["entered"].tolist(), self._signatures(rows)
+            found += [(at_s, name, signature) for at_s, signature in zip(entered_s, called, strict=True)]
+        return found
 
     def forget(self) -> None:
         """A new process took a rank, as when a launcher starts the job again: all numbers start again."""
-        self.groups.clear()
-        self._changed.clear()
+        for each in (self.cells, self.marks, self.newest, self.ended, self.unread, self._first):
+            each[...] = np.zeros((), each.dtype)
+        self._mixed.clear()
+
+    def _signatures(self, rows: Rows) -> list[Signature]:
+        kinds = self.kinds.rows[rows["kind"] & ~FAILED]
+        return [
+            Signature(op, size, dtype, shape, None if partner == NO_PARTNER else partner)
+            for size, shape, op, partner, dtype in kinds.tolist()
+        ]
+
+    def _keep(self, columns: int) -> None:
+        """Only so many of each group's rounds."""
+        newest = self.newest
+        per_round = [newest, self.ended, self.unread, self._first]
+        per_slot = [self.cells, self.marks]
+        width = self.cells.shape[1]
+        least = newest.max(axis=0, initial=0).astype(np.int64) - columns
+        fewer = [np.zeros((columns, newest.shape[1]), each.dtype) for each in per_round]
+        narrow = [np.zeros((columns, width), each.dtype) for each in per_slot]
+        for column in range(len(newest)):
+            fresh = newest[column].astype(np.int64) > np.maximum(least, 0)
+            wide = fresh[self.slots.group_of[:width]]
+            for old, new in zip(per_round, fewer, strict=True):
+                new[column % columns, fresh] = old[column, fresh]
+            for old, new in zip(per_slot, narrow, strict=True):
+                new[column % columns, wide] = old[column, wide]
+        self.columns = columns
+        self.newest, self.ended, self.unread, self._first = fewer
+        self.cells, self.marks = narrow
+
+
+def wider(array: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+    """`array` with columns of zeros up to `width`."""
+    more = np.zeros((len(array), width - array.shape[1]), array.dtype)
+    return np.concatenate([array, more], axis=1)
 
 
 def dtype_name(code: int) -> str:

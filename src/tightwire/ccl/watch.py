@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from tightwire.ccl.watcher import Watcher
 from tightwire.core.clock import Clock, MonotonicClock
 from tightwire.errors import ConfigError
 
+logger = logging.getLogger(__name__)
 OnHang = Literal["stop", "report"]
 
 
@@ -81,13 +83,18 @@ def _observe(
 ) -> Watched:  # fmt: skip
     verdict: Verdict | None = None
     slow: list[Verdict] = []
+    watching = True
     if on_start is not None:
         on_start(watcher)
     try:
         while True:
             status = job.poll()
-            if verdict is None and not interrupted:
-                said = watcher.step()
+            if watching and verdict is None and not interrupted:
+                try:
+                    said = watcher.step()
+                except Exception:  # a fault of ours must never end the job
+                    logger.exception("tightwire: watching failed; the job runs on unwatched")
+                    watching, said = False, None
                 if said is not None:
                     said = doubted(said, agent.unknown)
                     on_verdict(said)

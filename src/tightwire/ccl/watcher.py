@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from tightwire.ccl.analyzer import circles, inconsistent, judge, not_entered, rendezvous, stopped, wait_for
 from tightwire.ccl.analyzer.inconsistent import Inconsistency
 from tightwire.ccl.analyzer.not_entered import Suspect
 from tightwire.ccl.analyzer.slow import verdicts
 from tightwire.ccl.analyzer.slow.detector import Detector, Finding
 from tightwire.ccl.analyzer.stopped import Stopped
+from tightwire.ccl.analyzer.wait_for import Waits
 from tightwire.ccl.collector import Collector
+from tightwire.ccl.connections import Connections
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.host import Source
-from tightwire.ccl.rounds import Round
-from tightwire.ccl.summary import Summary
-from tightwire.ccl.transport import Connection
 from tightwire.ccl.verdict import Verdict
 from tightwire.core.clock import Clock
 
 DIGEST_EVERY_S = 0.35  # the rounds are timed, by many at once
+CALM_S, ENOUGH_S = 0.1, 2.0  # nobody has moved for so long, or it has stood for so long: no more will come
 LOOK_EVERY_S = 0.2  # a death ends the wait for the next look
 
 
@@ -30,37 +32,35 @@ class Watcher:
     def __init__(self, source: Source, clock: Clock) -> None:
         self._source, self._clock = source, clock
         self.collector = Collector()
-        self._slow = Detector()
+        self._slow = Detector(self.collector)
         self._digested_s = 0.0
-        self._unread: list[Summary] = []
         self._before: tuple[int, ...] = ()
-        self._first_look: tuple[float, list[Connection]] | None = None
-        self._mixed: dict[tuple[int, int], Round] = {}
+        self._first_look: tuple[float, Connections] | None = None
+        self._mixed: dict[tuple[int, int], None] = {}  # rounds, by the group's number
 
     def wait(self) -> None:
         self._source.wait(LOOK_EVERY_S)
 
     def step(self) -> Verdict | None:
-        summaries = self._source.look()
-        for summary in summaries:
-            self.collector.take(summary)
-        self._unread += summaries
-        ranks, groups = self.collector.ranks, self.collector.groups
+        collector = self.collector
+        collector.take(self._source.look())
+        groups = collector.groups
         different = self._inconsistent()
-        if different is not None:
-            seen = self._evidence(different.guilty or different.round.called)
-            return judge.inconsistent(different, ranks, groups, seen, self._clock.now_s())
-        still = self._stopped()
+        if different:
+            seen = self._evidence(rank for each in different for rank in each.guilty or each.round.called)
+            return judge.inconsistent(different, groups, seen, self._clock.now_s())
+        waiting = wait_for.waits(collector)
+        still = self._stopped(waiting)
         if still is not None:
             return judge.stopped(still, groups, self._clock.now_s())
-        suspects = self._not_entered()
+        suspects = self._not_entered(waiting)
         if suspects:
             seen = self._evidence(s.rank for s in suspects if s.how != "left")
-            return judge.not_entered(suspects, ranks, groups, seen, self._clock.now_s())
-        circle = circles.find(ranks, groups, self.collector.rounds, self._clock.now_s())
+            return judge.not_entered(suspects, collector.ranks, groups, seen, self._clock.now_s())
+        circle = circles.find(collector, waiting, self._clock.now_s())
         if circle is not None:
             return circles.verdict(circle, groups, self._evidence(circle.guilty), self._clock.now_s())
-        absent = rendezvous.find(ranks, groups, self._clock.now_s())
+        absent = rendezvous.find(collector, self._clock.now_s())
         if absent is not None:
             return rendezvous.verdict(absent, self._evidence(absent.elsewhere), self._clock.now_s())
         found = self._slowness()
@@ -69,8 +69,8 @@ class Watcher:
     def _slowness(self) -> Finding | None:
         now_s = self._clock.now_s()
         if now_s - self._digested_s >= DIGEST_EVERY_S:
-            self._slow.take(self._unread)
-            self._digested_s, self._unread = now_s, []
+            self._slow.take(now_s)
+            self._digested_s = now_s
         if self._slow.wants_look(now_s):
             self._slow.look(now_s, self._connections())
         return self._slow.news(now_s)
@@ -82,27 +82,33 @@ class Watcher:
         told = {rank: each for rank, each in held_back.items() if each is not None}
         return verdicts.slow(found, self._evidence(held_back), told, self._clock.now_s())
 
-    def _inconsistent(self) -> Inconsistency | None:
-        rounds, groups = self.collector.rounds, self.collector.groups
-        for key, changed in rounds.news().items():
-            if len(inconsistent.camps(changed, groups.get(changed.group), strict=True)) > 1:
-                self._mixed[key] = changed
-        gone = {rank for rank, view in self.collector.ranks.items() if view.left_since_s is not None}
-        for key, changed in list(self._mixed.items()):
-            facts = groups.get(changed.group)
-            found = inconsistent.find(changed, rounds, facts, gone, self._clock.now_s())
-            if found is not None:
-                return found
-            through = facts is not None and len(changed.ended_ns) >= len(facts.ranks)  # different as it was
-            if through or rounds.get(*key) is not changed:  # or forgotten
-                del self._mixed[key]
-        return None
+    def _inconsistent(self) -> list[Inconsistency]:
+        """Those of this moment, when no more are to be expected: nobody moves any more, or some time has passed."""
+        standing, rounds, slots = self.collector.standing, self.collector.rounds, self.collector.slots
+        now_s = self._clock.now_s()
+        self._mixed |= dict.fromkeys(rounds.mixed())
+        if not self._mixed:
+            return []
+        gone = set(np.flatnonzero(~np.isnan(standing.left_since_s)).tolist())
+        found = []
+        for group, sequence in list(self._mixed):
+            facts, mixed = slots.facts[group], rounds.get(group, sequence)
+            different = None if mixed is None else inconsistent.find(mixed, rounds, facts, gone, now_s)
+            if different is not None:
+                found.append(different)
+            elif mixed is None or len(mixed.ended_s) >= len(facts.ranks):  # forgotten, or different as it was
+                del self._mixed[group, sequence]
+        if not found:
+            return []
+        calm = now_s - float(standing.progress_s[standing.known].max()) >= CALM_S
+        late = now_s - min(each.since_s for each in found) >= ENOUGH_S
+        return found if calm or late or gone or any(each.round.failed for each in found) else []
 
-    def _stopped(self) -> Stopped | None:
+    def _stopped(self, waiting: Waits) -> Stopped | None:
         """Looks at the transport only while somebody waits for it, and compares two such looks."""
-        ranks, now_s = self.collector.ranks, self._clock.now_s()
-        waits = stopped.stuck(ranks, wait_for.waits(ranks, self.collector.groups), now_s)
-        if not waits or any(not view.sample.alive or view.sample.stopped for view in ranks.values()):
+        standing, now_s = self.collector.standing, self._clock.now_s()
+        stuck = stopped.stuck(waiting, now_s)
+        if not len(stuck) or standing.dead.any() or standing.stopped.any():
             self._first_look = None
             return None
         if self._first_look is None:
@@ -110,14 +116,15 @@ class Watcher:
         if now_s - self._first_look[0] < stopped.BETWEEN_S:
             return None
         before, self._first_look = self._first_look[1], (now_s, self._connections())
-        return stopped.find(waits, ranks, before, self._first_look[1])
+        return stopped.find(stuck, before, self._first_look[1])
 
-    def _connections(self) -> list[Connection]:
-        return self._source.connections({rank: view.sample.pid for rank, view in self.collector.ranks.items()})
+    def _connections(self) -> Connections:
+        rows = self.collector.standing.rows[self.collector.standing.known]
+        return self._source.connections(dict(zip(rows["rank"].tolist(), rows["pid"].tolist(), strict=True)))
 
-    def _not_entered(self) -> list[Suspect]:
+    def _not_entered(self, waiting: Waits) -> list[Suspect]:
         """Suspects that were there twice in a row, or whose process is gone: that does not pass."""
-        suspects = not_entered.find(self.collector.ranks, self.collector.groups, self._clock.now_s())
+        suspects = not_entered.find(self.collector, waiting, self._clock.now_s())
         named = tuple(s.rank for s in suspects)
         gone = any(s.how == "left" for s in suspects)
         firm, self._before = bool(named) and (gone or named == self._before), named

@@ -1,15 +1,17 @@
 """Ranks that wait for each other: who is named, on synthetic summaries and a fake clock."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.ccl.analyzer.test_not_entered import PIPE, RHYTHM, feed, sample
 
-from tightwire.ccl.analyzer import circles, not_entered
+from tightwire.ccl.analyzer import circles, not_entered, wait_for
 from tightwire.ccl.analyzer.circles import _circle
 from tightwire.ccl.collector import Collector
-from tightwire.ccl.summary import GroupFacts, RankSample
+from tightwire.ccl.packing import Packer
+from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.core.events import RECORD, Kind
 
 ASIDE, OTHER_PIPE = GroupFacts(3, "aside", [0, 1, 2, 3]), GroupFacts(4, "other pipe", [2, 3])
@@ -27,7 +29,7 @@ def stand(last: list[RankSample], at_s: float = 12.0) -> tuple[Collector, float]
 
 
 def verdict(collector: Collector, now_s: float) -> circles.Verdict | None:
-    found = circles.find(collector.ranks, collector.groups, collector.rounds, now_s)
+    found = circles.find(collector, wait_for.waits(collector), now_s)
     return None if found is None else circles.verdict(found, collector.groups, {}, now_s)
 
 
@@ -36,13 +38,15 @@ def called(collector: Collector, rank: int, *calls: tuple[int, int]) -> None:
     records = np.zeros(len(calls), RECORD)
     for at, (group, op) in enumerate(calls):
         sequence = sum(earlier == group for earlier, _ in calls[: at + 1])
-        records[at] = (at, group, sequence, 16, 0, op, 0xFFFFFFFF, Kind.ENTERED, 1, 0, 0)
-    collector.rounds.take(rank, records)
+        records[at] = ((at + 1) * 10**6, group, sequence, 16, 0, op, 0xFFFFFFFF, Kind.ENTERED, 1, 0, 0)
+    counts = {group: (sum(each == group for each, _ in calls), 0) for group, _ in calls}
+    told = msgspec.structs.replace(sample(rank, counts), records=records.tobytes())
+    collector.take([Packer().digest(Summary("host", 0.1, [told], []))])  # of before: only the calls are new
 
 
 def test_two_ranks_that_wait_for_each_other_are_both_named_with_what_each_waits_in() -> None:
     collector, now_s = stand(CROSSED)
-    assert not_entered.find(collector.ranks, collector.groups, now_s) == []
+    assert not_entered.find(collector, wait_for.waits(collector), now_s) == []
     told = verdict(collector, now_s)
     assert told is not None
     assert (told.anomaly, told.guilty_ranks, told.waiting_ranks, told.confidence) == ("H1", [2, 3], [0, 1], "high")
@@ -80,7 +84,12 @@ def test_a_circle_needs_patience_and_ranks_that_really_wait() -> None:
 
 
 def test_chains_are_no_circles() -> None:
-    chain = [sample(0, {1: (21, 20)}), sample(1, {1: (21, 20)}), sample(2, {1: (20, 20), 2: (1, 0)}), sample(3, {1: (20, 20)})]
+    chain = [
+        sample(0, {1: (21, 20)}),
+        sample(1, {1: (21, 20)}),
+        sample(2, {1: (20, 20), 2: (1, 0)}),
+        sample(3, {1: (20, 20)}),
+    ]
     assert verdict(*stand(chain)) is None
 
 

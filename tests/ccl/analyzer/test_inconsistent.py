@@ -6,8 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tightwire.ccl.analyzer import inconsistent, judge
-from tightwire.ccl.rounds import KEPT, NO_PARTNER, Rounds
-from tightwire.ccl.summary import GroupFacts
+from tightwire.ccl.collector import Collector
+from tightwire.ccl.packing import Packer
+from tightwire.ccl.probe.process import ProcessState
+from tightwire.ccl.probe.ring import GroupFrame
+from tightwire.ccl.rounds import MOST_COLUMNS, NO_PARTNER, Rounds
+from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.core.events import DTYPE_CODES, OPERATION_CODES, RECORD, Kind
 
 WORLD = GroupFacts(1, "world", [0, 1, 2, 3])
@@ -23,18 +27,33 @@ def record(sequence: int, call: tuple, kind: Kind = Kind.ENTERED, at_s: float = 
     return (int(at_s * 1e9), 1, sequence, size, 7, OPERATION_CODES[name], partner, kind, DTYPE_CODES[dtype], 0, 0)
 
 
-def played(calls: dict[int, list[tuple]], ended: bool = False) -> Rounds:
+def played(calls: dict[int, list[tuple]], ended: bool = False, facts: GroupFacts = WORLD) -> Rounds:
     """Each rank makes its calls from number 1 on."""
-    rounds = Rounds()
+    collector = Collector()
+    told(collector, calls, facts, ended)
+    return collector.rounds
+
+
+def told(
+    collector: Collector, calls: dict[int, list[tuple]], facts: GroupFacts = WORLD, ended: bool = False,
+    first: int = 1, at_s: float = 90.0, pid_start: int = 1,
+) -> None:  # fmt: skip
+    """What the ranks' agent says about their calls number `first` and on."""
+    samples = []
     for rank, made in calls.items():
-        rows = [record(n, call, at_s=1.0 + n) for n, call in enumerate(made, 1)]
-        rows += [record(n, call, Kind.DONE, 1.5 + n) for n, call in enumerate(made, 1) if ended]
-        rounds.take(rank, np.array(rows, RECORD))
-    return rounds
+        rows = []
+        for n, call in enumerate(made, first):
+            rows += [record(n, call, at_s=1.0 + n)] + ([record(n, call, Kind.DONE, 1.5 + n)] if ended else [])
+        last = first - 1 + len(made)
+        frame = GroupFrame(1, last, 0, last if ended else 0, 1)
+        process, data = ProcessState("R", 1.0), np.array(rows, RECORD).tobytes()
+        samples.append(RankSample(rank, 4, 100 + rank, pid_start, 0, last + len(rows), [frame], process, None, data))
+    collector.take([Packer().digest(Summary("host", at_s, samples, [facts]))])
 
 
-def found(rounds: Rounds, sequence: int, facts: GroupFacts = WORLD, now_s: float = 100.0, gone: tuple = ()) -> object:
-    return inconsistent.find(rounds.groups[1][sequence], rounds, facts, gone, now_s)
+def found(rounds: Rounds, sequence: int, now_s: float = 100.0, gone: tuple = ()) -> object:
+    facts = rounds.slots.facts[0]
+    return inconsistent.find(rounds.get(0, sequence), rounds, facts, gone, now_s)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +71,7 @@ def test_the_one_that_differs_is_named_with_both_values(wrong: tuple, field: str
     assert all(found(rounds, n) is None for n in range(1, 11))
     result = found(rounds, 11)
     assert (result.guilty, result.others, result.field) == ((2,), (0, 1, 3), field)
-    verdict = judge.inconsistent(result, {}, {1: WORLD}, {}, 100.0)
+    verdict = judge.inconsistent([result], {1: WORLD}, {}, 100.0)
     assert (verdict.anomaly, verdict.guilty_ranks, verdict.confidence) == ("H2", [2], "high")
     told = " ".join(verdict.evidence)
     assert str(result.found) in told
@@ -66,16 +85,16 @@ def test_another_root() -> None:
 
 def test_of_two_ranks_the_one_off_its_own_pattern_is_guilty() -> None:
     usual = [REDUCE, BROADCAST] * 5
-    rounds = played({0: [*usual, REDUCE], 1: [*usual, BROADCAST]})
-    assert found(rounds, 11, PAIR).guilty == (1,)
+    rounds = played({0: [*usual, REDUCE], 1: [*usual, BROADCAST]}, facts=PAIR)
+    assert found(rounds, 11).guilty == (1,)
 
 
 def test_without_majority_and_pattern_nobody_is_named_and_not_at_once() -> None:
-    rounds = played({0: [REDUCE], 1: [BROADCAST]})
-    assert found(rounds, 1, PAIR, now_s=5.0) is None
-    result = found(rounds, 1, PAIR)
+    rounds = played({0: [REDUCE], 1: [BROADCAST]}, facts=PAIR)
+    assert found(rounds, 1, now_s=5.0) is None
+    result = found(rounds, 1)
     assert result.guilty == ()
-    verdict = judge.inconsistent(result, {}, {}, {}, 100.0)
+    verdict = judge.inconsistent([result], {}, {}, 100.0)
     assert (verdict.guilty_ranks, verdict.confidence) == ([], "low")
 
 
@@ -98,12 +117,12 @@ def test_sizes_that_may_differ_are_no_fault_unless_nobody_gets_out() -> None:
 def test_the_ends_of_a_pair_are_compared_by_size_only_and_only_when_stuck() -> None:
     pair = GroupFacts(1, "0→1", [0, 1], point_to_point=True)
     usual = {0: [("send", 16, "float32", 1)] * 3, 1: [("recv", 16, "float32", 0)] * 3}
-    assert found(played(usual), 3, pair) is None
+    assert found(played(usual, facts=pair), 3) is None
     usual[1].append(("recv", 16, "float32", 0))
     usual[0].append(("send", 20, "float32", 1))
-    assert found(played(usual), 4, pair, now_s=6.0) is None
-    assert found(played(usual), 4, pair).guilty == (0,)
-    assert found(played(usual, ended=True), 4, pair) is None
+    assert found(played(usual, facts=pair), 4, now_s=6.0) is None
+    assert found(played(usual, facts=pair), 4).guilty == (0,)
+    assert found(played(usual, ended=True, facts=pair), 4) is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -119,17 +138,24 @@ def test_any_program_with_one_deviating_rank(program: list[tuple], data: st.Data
 
 
 def test_only_a_window_is_kept_and_a_late_rank_does_not_reopen_it() -> None:
-    rounds = played({0: [REDUCE] * (KEPT + 50)})
-    assert len(rounds.groups[1]) == KEPT
-    rounds.take(1, np.array([record(3, REDUCE)], RECORD))
-    assert rounds.get(1, 3) is None
-    assert len(rounds.groups[1]) == KEPT
-    assert len(rounds.news()) > 0
-    assert rounds.news() == {}
+    collector = Collector()
+    told(collector, {0: [REDUCE] * (MOST_COLUMNS + 50)})
+    rounds = collector.rounds
+    assert len(list(rounds.of(0))) == MOST_COLUMNS
+    told(collector, {1: [REDUCE]}, first=3, at_s=91.0)
+    assert rounds.get(0, 3) is None
+    assert len(list(rounds.of(0))) == MOST_COLUMNS
+
+
+def test_what_ranks_call_differently_is_heard_once() -> None:
+    rounds = played({0: [REDUCE, REDUCE], 1: [REDUCE, GATHER]})
+    assert rounds.mixed() == [(0, 2)]
+    assert rounds.mixed() == []
 
 
 def test_a_job_that_starts_again_is_not_compared_with_its_former_self() -> None:
-    rounds = played({rank: [REDUCE] * 3 for rank in range(4)})
-    rounds.forget()
-    rounds.take(0, np.array([record(1, BROADCAST)], RECORD))
-    assert found(rounds, 1) is None
+    collector = Collector()
+    told(collector, {rank: [REDUCE] * 3 for rank in range(4)})
+    told(collector, {0: [BROADCAST]}, at_s=91.0, pid_start=2)
+    assert found(collector.rounds, 1) is None
+    assert collector.restarts == 1

@@ -2,9 +2,10 @@
 
 import pytest
 
-from tightwire.ccl.analyzer import judge, not_entered
+from tightwire.ccl.analyzer import judge, not_entered, wait_for
 from tightwire.ccl.collector import Collector
 from tightwire.ccl.evidence import Evidence
+from tightwire.ccl.packing import Packer
 from tightwire.ccl.probe.process import ProcessState
 from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
@@ -27,9 +28,9 @@ def sample(
 
 
 def feed(*moments: tuple[float, list[RankSample]], facts: list[GroupFacts] | None = None) -> tuple[Collector, float]:
-    collector = Collector()
+    collector, packer = Collector(), Packer()
     for at_s, samples in moments:
-        collector.take(Summary("host", at_s, samples, [WORLD, *(facts or [PIPE])]))
+        collector.take([packer.digest(Summary("host", at_s, samples, [WORLD, *(facts or [PIPE])]))])
     return collector, moments[-1][0]
 
 
@@ -37,7 +38,7 @@ def suspects(
     *moments: tuple[float, list[RankSample]], facts: list[GroupFacts] | None = None
 ) -> list[not_entered.Suspect]:
     collector, now_s = feed(*moments, facts=facts)
-    return not_entered.find(collector.ranks, collector.groups, now_s)
+    return not_entered.find(collector, wait_for.waits(collector), now_s)
 
 
 def running(step: int) -> list[RankSample]:
@@ -157,7 +158,7 @@ def test_old_and_repeated_summaries_change_nothing() -> None:
 
 def test_the_verdict_tells_what_a_person_needs() -> None:
     collector, now_s = feed(*RHYTHM, (3.0, STUCK), (11.5, STUCK))
-    found = not_entered.find(collector.ranks, collector.groups, now_s)
+    found = not_entered.find(collector, wait_for.waits(collector), now_s)
     evidence = {2: Evidence("R", "", 0.99, ["loop (train.py:7)", "main (train.py:30)"])}
     verdict = judge.not_entered(found, collector.ranks, collector.groups, evidence, now_s)
     assert verdict.guilty_ranks == [2]

@@ -3,7 +3,7 @@
 import pytest
 from tests.ccl.analyzer.test_not_entered import feed, sample
 
-from tightwire.ccl.analyzer import not_entered, rendezvous
+from tightwire.ccl.analyzer import not_entered, rendezvous, wait_for
 from tightwire.ccl.summary import GroupFacts, RankSample
 from tightwire.core.events import RENDEZVOUS
 
@@ -13,8 +13,8 @@ COME, NOT_COME = {7: (1, 0)}, {}
 
 def found(*samples: RankSample, at_s: float = 70.0, earlier: list[RankSample] | None = None) -> rendezvous.Missing | None:
     collector, now_s = feed((1.0, earlier or list(samples)), (at_s, list(samples)), facts=[MEETING])
-    assert not_entered.find(collector.ranks, collector.groups, now_s) == []
-    return rendezvous.find(collector.ranks, collector.groups, now_s)
+    assert not_entered.find(collector, wait_for.waits(collector), now_s) == []
+    return rendezvous.find(collector, now_s)
 
 
 def test_the_rank_that_runs_and_does_not_come_is_named() -> None:
@@ -47,4 +47,4 @@ def test_who_died_or_is_stopped_is_no_case_for_this_class(state: str | None, goo
         (70.0, [sample(0, COME), sample(1, NOT_COME, state, goodbye), sample(2, COME), sample(3, COME)]),
         facts=[MEETING],
     )
-    assert rendezvous.find(collector.ranks, collector.groups, now_s) is None
+    assert rendezvous.find(collector, now_s) is None

@@ -174,7 +174,6 @@ def test_training_goes_on_with_the_same_losses_whatever_breaks(fleet: Fleet) -> 
     assert "guilty" not in fleet.said("collector")
 
 
-@pytest.mark.xfail(reason="the native writer takes the ring's size and its own position from the ring", strict=True)
 def test_a_rank_survives_a_stranger_in_the_header_of_its_ring(tmp_path: Path) -> None:
     pytest.importorskip("tightwire._ring")
     code = (

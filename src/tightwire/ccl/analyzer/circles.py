@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from tightwire.ccl.analyzer.not_entered import threshold_s
-from tightwire.ccl.analyzer.wait_for import Waiting, waits
-from tightwire.ccl.collector import RankView
+from tightwire.ccl.analyzer.wait_for import Waiting, Waits
+from tightwire.ccl.collector import Collector
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.rounds import Rounds, Signature
+from tightwire.ccl.slots import Bools
+from tightwire.ccl.standing import Standing
 from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.verdict import Verdict
 from tightwire.core.events import operation
@@ -37,32 +41,29 @@ class Circle:
     since_s: float
 
 
-def find(
-    ranks: Mapping[int, RankView], groups: Mapping[int, GroupFacts], rounds: Rounds, now_s: float
-) -> Circle | None:
+def find(collector: Collector, waiting: Waits, now_s: float) -> Circle | None:
     """None while there is no circle, or while it is too young to tell it from a pause."""
-    limit_s = threshold_s(ranks)
-    still = {rank for rank, view in ranks.items() if _blocked(view) and view.silence_s(now_s) >= limit_s / 2}
-    if not any(ranks[rank].silence_s(now_s) >= limit_s for rank in still):
+    standing, limit_s = collector.standing, threshold_s(collector.standing)
+    silence_s = standing.silence_s(now_s)
+    still = _blocked(standing, waiting) & (silence_s >= limit_s / 2)
+    if not (still & (silence_s >= limit_s)).any():
         return None
-    waiting = [wait for wait in waits(ranks, groups) if wait.rank in still]
-    edges = _edges(waiting)
+    stuck = [wait for wait in waiting.by(still).wanted() if wait.missing]
+    edges = _edges(stuck)
     circle = _circle(edges)
-    if not circle or any(now_s - ranks[rank].io_s < limit_s for rank in circle):
+    if not circle or (now_s - standing.io_s[circle] < limit_s).any():
         return None
-    breaking = tuple(sorted(rank for rank in circle if not _circle(_edges(waiting, without=rank))))
+    breaking = tuple(sorted(rank for rank in circle if not _circle(_edges(stuck, without=rank))))
     candidates = breaking or tuple(sorted(circle))
-    departed = tuple(rank for rank in candidates if not _as_usual(rank, rounds))
+    departed = tuple(rank for rank in candidates if not _as_usual(rank, collector.rounds))
     steps = [(rank, circle[(at + 1) % len(circle)]) for at, rank in enumerate(circle)]
-    found = tuple(next(w for w in waiting if w.rank == rank and after in w.missing) for rank, after in steps)
-    others = tuple(sorted({wait.rank for wait in waiting} - set(candidates)))
-    since_s = max(ranks[rank].progress_s for rank in circle)
+    found = tuple(next(w for w in stuck if w.rank == rank and after in w.missing) for rank, after in steps)
+    others = tuple(rank for rank in np.unique(waiting.by(still).rank).tolist() if rank not in candidates)
+    since_s = float(standing.progress_s[circle].max())
     return Circle(tuple(circle), found, candidates, departed, len(breaking) == 1, others, since_s)
 
 
-def verdict(
-    found: Circle, groups: Mapping[int, GroupFacts], evidence: Mapping[int, Evidence], now_s: float
-) -> Verdict:
+def verdict(found: Circle, groups: Mapping[int, GroupFacts], evidence: Mapping[int, Evidence], now_s: float) -> Verdict:
     """One H1 verdict. Of several ranks without which there would be no circle, one alone is named only at low
     confidence."""
     guilty = found.departed or found.guilty
@@ -98,12 +99,13 @@ def verdict(
     )
 
 
-def _blocked(view: RankView) -> bool:
-    """It is in a wait, as far as can be seen: it said so, or it sleeps."""
-    process = view.sample.process
-    if process is None or process.stopped or process.dead:
-        return False
-    return process.state == "S" or any(waiting for *_, waiting in view.outstanding())
+def _blocked(standing: Standing, waiting: Waits) -> Bools:
+    """By rank: it is in a wait, as far as can be seen: it said so, or it sleeps."""
+    inside = np.zeros(len(standing.known), bool)
+    inside[waiting.rank[waiting.inside]] = True
+    here = standing.known & ~standing.dead & ~standing.stopped
+    blocked: Bools = here & (inside | (standing.rows["state"] == b"S"))
+    return blocked
 
 
 def _edges(waiting: Iterable[Waiting], without: int | None = None) -> Edges:
@@ -161,13 +163,7 @@ def _as_usual(rank: int, rounds: Rounds) -> bool:
 
 def _calls(rank: int, rounds: Rounds) -> list[tuple[int, Signature]]:
     """The last calls of a rank in all its groups, newest first."""
-    found = [
-        (each.entered_ns[rank], group, each.called[rank])
-        for group, kept in rounds.groups.items()
-        for each in list(kept.values())[-PATTERN:]
-        if rank in each.called
-    ]
-    newest = sorted(found, key=lambda call: call[0], reverse=True)[:PATTERN]
+    newest = sorted(rounds.calls(rank), key=lambda call: call[0], reverse=True)[:PATTERN]
     return [(group, signature) for _, group, signature in newest]
 
 

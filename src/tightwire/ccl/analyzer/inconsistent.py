@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from tightwire.ccl.kinds import OWN_SIZE
 from tightwire.ccl.rounds import Round, Rounds, Signature, dtype_name
 from tightwire.ccl.summary import GroupFacts
 from tightwire.core.events import OPERATION_CODES, operation
@@ -17,7 +18,6 @@ from tightwire.core.events import OPERATION_CODES, operation
 SETTLE_S = 1.0  # for the rest of the group to come
 DOUBT_S = 8.0  # before saying that nobody can be named
 PATTERN = 256  # earlier rounds looked through for the pattern
-_OWN_SIZE = {OPERATION_CODES[name] for name in ("alltoall", "alltoall_base", "unknown")}
 _MAY_DIFFER = {OPERATION_CODES[name] for name in ("allgather", "reduce_scatter", "allgather_coalesced")}
 
 Key = tuple[object, ...]
@@ -51,11 +51,11 @@ def find(
     round: Round, rounds: Rounds, facts: GroupFacts | None, gone: Collection[int], now_s: float
 ) -> Inconsistency | None:
     """None while all is well or while it is too early to tell."""
-    stuck = len(round.ended_ns) < len(round.called) and now_s - max(round.entered_ns.values()) / 1e9 >= DOUBT_S
+    stuck = len(round.ended_s) < len(round.called) and now_s - max(round.entered_s.values()) >= DOUBT_S
     found = camps(round, facts, strict=stuck or bool(round.failed))
     if len(found) < 2:
         return None
-    since_s = sorted(round.entered_ns[ranks[0]] for ranks in found)[1] / 1e9
+    since_s = sorted(round.entered_s[ranks[0]] for ranks in found)[1]
     members = facts.ranks if facts is not None else []
     complete = set(members) <= set(round.called) if members else False
     if not complete and not round.failed and not set(members) & set(gone) and now_s - since_s < SETTLE_S:
@@ -73,7 +73,7 @@ def find(
 def _key(signature: Signature, pair: bool, strict: bool) -> Key:
     if pair:  # one sends, one receives, and may offer more room than is sent
         return (signature.size_bytes, signature.dtype) if strict else ()
-    sized = signature.op not in _OWN_SIZE and (strict or signature.op not in _MAY_DIFFER)
+    sized = signature.op not in OWN_SIZE and (strict or signature.op not in _MAY_DIFFER)
     size: Key = (signature.size_bytes, signature.dtype) if sized else ()
     return (signature.op, signature.partner, *size)
 
@@ -88,12 +88,10 @@ def _by_pattern(
 
 def _as_usual(rank: int, round: Round, rounds: Rounds, facts: GroupFacts | None) -> bool:
     pair = facts is not None and facts.point_to_point
+    history = rounds.history(rounds.slots.number[round.group], rank)
     past: list[Key] = []
-    for sequence in range(round.sequence - 1, round.sequence - 1 - PATTERN, -1):
-        earlier = rounds.get(round.group, sequence)
-        if earlier is None or rank not in earlier.called:
-            break
-        past.append(_key(earlier.called[rank], pair, True))
+    while len(past) < PATTERN and round.sequence - 1 - len(past) in history:
+        past.append(_key(history[round.sequence - 1 - len(past)], pair, True))
     now = _key(round.called[rank], pair, True)
     for length in (2, 1):
         context = past[:length]
@@ -106,10 +104,11 @@ def _as_usual(rank: int, round: Round, rounds: Rounds, facts: GroupFacts | None)
 def _field(round: Round, rounds: Rounds, wrong: int, right: int) -> str:
     """What differs; `order` when the call is one that the others make too, only at another time."""
     one, other = round.called[wrong], round.called[right]
-    for sequence in range(round.sequence + 1, round.sequence - PATTERN, -1):
-        beside = rounds.get(round.group, sequence)
-        if beside is not None and beside.called.get(right) == one:
-            return "order"
+    beside = rounds.history(rounds.slots.number[round.group], right)
+    if any(
+        round.sequence - PATTERN < sequence <= round.sequence + 1 and call == one for sequence, call in beside.items()
+    ):
+        return "order"
     if one.op != other.op:
         return "operation"
     if one.partner != other.partner:

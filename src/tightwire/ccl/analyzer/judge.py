@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
 
 from tightwire.ccl.analyzer.inconsistent import Inconsistency, value
 from tightwire.ccl.analyzer.not_entered import Suspect
@@ -53,13 +55,26 @@ def not_entered(
 
 
 def inconsistent(
-    found: Inconsistency,
-    ranks: Mapping[int, RankView],
-    groups: Mapping[int, GroupFacts],
-    evidence: Mapping[int, Evidence],
-    now_s: float,
+    several: Sequence[Inconsistency], groups: Mapping[int, GroupFacts], evidence: Mapping[int, Evidence], now_s: float
 ) -> Verdict:
-    """An H2 verdict; without guilty ranks, and of low confidence, where it cannot be told who is right."""
+    """One H2 verdict over all that were found at one moment (at least one)."""
+    each = [_inconsistent(found, groups, evidence, now_s) for found in several]
+    first = next((verdict for verdict in each if verdict.guilty_ranks), each[0])
+    guilty = sorted({rank for verdict in each for rank in verdict.guilty_ranks})
+    return msgspec.structs.replace(
+        first,
+        guilty_ranks=guilty,
+        cause="; ".join(dict.fromkeys(verdict.cause for verdict in each if verdict.guilty_ranks)) or first.cause,
+        waiting_ranks=sorted({rank for verdict in each for rank in verdict.waiting_ranks} - set(guilty)),
+        evidence=[line for verdict in each for line in verdict.evidence],
+        since_s=min(verdict.since_s for verdict in each),
+    )
+
+
+def _inconsistent(
+    found: Inconsistency, groups: Mapping[int, GroupFacts], evidence: Mapping[int, Evidence], now_s: float
+) -> Verdict:
+    """Without guilty ranks, and of low confidence, where it cannot be told who is right."""
     sequence, name = found.round.sequence, _group_name(found.round.group, groups)
     wrong = found.guilty or tuple(rank for rank in found.round.called if found.round.called[rank] == found.found)
     lines = [
@@ -86,7 +101,7 @@ def inconsistent(
         group=name,
         operation=operation(found.expected.op),
         sequence=sequence,
-        waiting_ranks=sorted(set(found.round.called) - set(found.round.ended_ns) - set(found.guilty)),
+        waiting_ranks=sorted(set(found.round.called) - set(found.round.ended_s) - set(found.guilty)),
         evidence=lines,
         since_s=found.since_s,
         at_s=now_s,
@@ -99,8 +114,14 @@ def stopped(found: Stopped, groups: Mapping[int, GroupFacts], now_s: float) -> V
     links = [f"{a}-{b}" for a, b in found.pairs]
     where = "link" if len(links) == 1 else "links"
     cause = f"{where} {', '.join(links)}: nothing gets through"
-    if found.device is not None:
-        cause = f"network device of rank {found.device}: nothing gets through to or from {len(links)} other ranks"
+    if found.devices:
+        alone = [f"{a}-{b}" for a, b in found.pairs if not {a, b} & set(found.devices)]
+        told = [
+            f"network device of rank {device}: nothing gets through to or from "
+            f"{sum(device in pair for pair in found.pairs)} other ranks"
+            for device in found.devices
+        ]
+        cause = "; ".join(told + [f"link {link}: nothing gets through" for link in alone])
     lines = [f"all ranks have entered {operation(wait.op)} number {wait.sequence} of group {name!r}; none is missing"]
     for each in found.connections:
         lines.append(
@@ -109,7 +130,7 @@ def stopped(found: Stopped, groups: Mapping[int, GroupFacts], now_s: float) -> V
         )
     return Verdict(
         anomaly="H3",
-        guilty_ranks=[] if found.device is None else [found.device],
+        guilty_ranks=list(found.devices),
         guilty_links=links,
         confidence="high",
         cause=cause,

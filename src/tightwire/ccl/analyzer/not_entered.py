@@ -4,28 +4,30 @@ Three ways to it, each with its own patience:
 
 | seen | how | patience |
 |---|---|---|
-| left | the process is gone or died of an exception while others wait for it, and it was the first to go | none |
+| left | the process is gone or died of an exception while others wait for it, and it was the first to go | none: all others are heard of first |
 | stopped | its kernel state is T while another rank waits | `STOPPED_S` |
 | elsewhere | it makes no progress, waits for nobody and reads or writes nothing, while others wait for it | from the job's own rhythm |
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tightwire.ccl.analyzer.wait_for import Waiting, roots, waits
-from tightwire.ccl.collector import RankView
+import numpy as np
+
+from tightwire.ccl.analyzer.wait_for import Waiting, Waits
+from tightwire.ccl.collector import Collector, RankView
 from tightwire.ccl.probe.ring import Goodbye
-from tightwire.ccl.summary import GroupFacts
+from tightwire.ccl.standing import Standing
 
 STOPPED_S = 1.5
 STOPPED_ALONE_S = 5.0  # nobody waits in a collective yet: the others may still be in the rendezvous
 FLOOR_S = 8.0  # below this a checkpoint or an evaluation on one rank looks like a hang
 RHYTHM = 3.0  # times the longest pause that the job made before
 WARM_UP_S = 12.0  # the first steps import, compile and connect
+TOGETHER_S = 1.0  # two that went without a goodbye went together
+SKEW_S, HEARD_S = 0.1, 2.0  # between hosts' clocks; for a lost summary to come again
 
 How = Literal["left", "stopped", "elsewhere"]
 
@@ -41,40 +43,50 @@ class Suspect:
     since_s: float
 
 
-def threshold_s(ranks: Mapping[int, RankView]) -> float:
+def threshold_s(standing: Standing) -> float:
     """How long a pause must last before it is no pause of this job any more."""
-    if any(view.warming_up for view in ranks.values()):
-        return WARM_UP_S
-    longest = max((gap for view in ranks.values() for gap in view.gaps_s), default=0.0)
-    return max(FLOOR_S, RHYTHM * longest)
+    return WARM_UP_S if standing.warming_up else max(FLOOR_S, RHYTHM * standing.longest_gap_s)
 
 
-def find(ranks: Mapping[int, RankView], groups: Mapping[int, GroupFacts], now_s: float) -> list[Suspect]:
+def find(collector: Collector, waiting: Waits, now_s: float) -> list[Suspect]:
     """The suspects of this moment, best explanation first; empty while all is well."""
-    waiting = waits(ranks, groups)
-    return _left(ranks, waiting) or _stopped(ranks, waiting, now_s) or _elsewhere(ranks, waiting, now_s)
+    return (
+        _left(collector, waiting, now_s) or _stopped(collector, waiting, now_s) or _elsewhere(collector, waiting, now_s)
+    )
 
 
-def _left(ranks: Mapping[int, RankView], waiting: list[Waiting]) -> list[Suspect]:
-    gone = [(view.left_since_s, _death(view), rank) for rank, view in ranks.items() if view.left_since_s is not None]
-    if len(gone) == len(ranks) and all(ranks[rank].sample.goodbye == Goodbye.NONE for _, _, rank in gone):
-        return []  # the whole job was killed from outside
-    for since_s, _, rank in sorted(gone):
-        how = ranks[rank].sample.goodbye
+def _left(collector: Collector, waiting: Waits, now_s: float) -> list[Suspect]:
+    """The first to go, with those that went just after it, as long as none of these was its victim."""
+    standing, ranks = collector.standing, collector.ranks
+    left = np.flatnonzero(~np.isnan(standing.left_since_s))
+    goodbyes = standing.rows["goodbye"][left]
+    if not len(left) or (len(left) == standing.known.sum() and (goodbyes == Goodbye.NONE).all()):
+        return []  # nobody, or the whole job was killed from outside
+    order = np.lexsort((left, standing.rows["died"][left], standing.left_since_s[left]))
+    suspects: list[Suspect] = []
+    for rank in left[order].tolist():
+        how, since_s = int(standing.rows["goodbye"][rank]), float(standing.left_since_s[rank])
+        if suspects and (how != Goodbye.NONE or since_s > suspects[0].since_s + TOGETHER_S):
+            break
         if how == Goodbye.ASKED:
             return []  # a launcher ends the job; who is gone after that is no culprit
         if how == Goodbye.IN_ORDER or _victim(ranks[rank]):
             continue
-        wait = next((w for w in waiting if rank in w.missing), next((w for w in waiting if w.rank != rank), None))
-        if wait is None and how == Goodbye.ERROR:
+        for_it = np.flatnonzero(waiting.for_rank(rank))
+        others = for_it if len(for_it) else np.flatnonzero(waiting.rank != rank)
+        if suspects and not len(for_it):
+            continue  # nobody misses it: it may have died of the first one's death
+        if not len(others) and how == Goodbye.ERROR:
             return []
-        return [Suspect(rank, "left", wait, _waiters(waiting, {rank}), since_s)]
-    return []
+        wait = waiting[int(others[0])] if len(others) else None
+        suspects.append(Suspect(rank, "left", wait, _waiters(waiting, {rank}), since_s))
+    return suspects if suspects and _all_heard(standing, suspects[0].since_s, now_s) else []
 
 
-def _death(view: RankView) -> float:
-    """Its place in the order of deaths; who is only about to die comes after the dead."""
-    return math.inf if view.sample.died is None else view.sample.died
+def _all_heard(standing: Standing, since_s: float, now_s: float) -> bool:
+    """Whether all others were heard of at that time or later: some may have gone with the first."""
+    here = standing.known & np.isnan(standing.left_since_s)
+    return bool((standing.seen_s[here] >= since_s - SKEW_S).all()) or now_s - since_s >= HEARD_S
 
 
 def _victim(view: RankView) -> bool:
@@ -83,37 +95,47 @@ def _victim(view: RankView) -> bool:
     return sample.goodbye == Goodbye.ERROR and (bool(view.outstanding()) or any(f.failed for f in sample.frames))
 
 
-def _stopped(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:
-    since = {r: view.stopped_since_s for r, view in ranks.items() if view.stopped_since_s is not None}
+def _stopped(collector: Collector, waiting: Waits, now_s: float) -> list[Suspect]:
+    standing = collector.standing
+    stopped = standing.stopped
+    if not stopped.any():
+        return []
+    others = waiting.by(~stopped)
+    runs = standing.known & ~standing.dead & ~stopped & (standing.rows["goodbye"] == Goodbye.NONE)
     suspects = []
-    for rank, since_s in since.items():
+    for rank in np.flatnonzero(stopped).tolist():
+        since_s = float(standing.stopped_since_s[rank])
+        missed = others.for_rank(rank)
         # A rank may be stopped inside the operation: then it has entered, and yet nobody gets out without it.
-        held = [w for w in waiting if w.rank not in since and (rank in w.missing or not w.missing)]
-        if held:
-            best = next((w for w in held if rank in w.missing), held[0])
-            suspects.append(Suspect(rank, "stopped", best, _waiters(held, set(since)), since_s))
-        elif now_s - since_s >= STOPPED_ALONE_S and any(_runs(other) for other in ranks.values()):
+        held = others.only(missed | others.whole)
+        if len(held):
+            best = int(np.flatnonzero(missed)[0]) if missed.any() else int(np.flatnonzero(others.whole)[0])
+            suspects.append(Suspect(rank, "stopped", others[best], _waiters(held, set()), since_s))
+        elif now_s - since_s >= STOPPED_ALONE_S and runs.any():
             suspects.append(Suspect(rank, "stopped", None, (), since_s))
     # one that stands long enough speaks for all that stand: they are one incident
     return suspects if any(now_s - s.since_s >= STOPPED_S for s in suspects) else []
 
 
-def _runs(view: RankView) -> bool:
-    return view.sample.alive and not view.sample.stopped and view.sample.goodbye == Goodbye.NONE
-
-
-def _elsewhere(ranks: Mapping[int, RankView], waiting: list[Waiting], now_s: float) -> list[Suspect]:
-    limit_s = threshold_s(ranks)
-    silent = {rank for rank, view in ranks.items() if view.silence_s(now_s) >= limit_s / 2}
-    stuck = [w for w in waiting if w.rank in silent]
-    suspects = []
-    for rank, wait in roots(stuck).items():
-        if rank in silent and now_s - ranks[rank].io_s >= limit_s and ranks[rank].sample.goodbye != Goodbye.IN_ORDER:
-            suspects.append(Suspect(rank, "elsewhere", wait, _waiters(stuck, {rank}), ranks[rank].progress_s))
+def _elsewhere(collector: Collector, waiting: Waits, now_s: float) -> list[Suspect]:
+    standing = collector.standing
+    limit_s, silence_s = threshold_s(standing), standing.silence_s(now_s)
+    silent = standing.known & (silence_s >= limit_s / 2)
+    over = standing.known & (silence_s >= limit_s)
+    if not over.any():
+        return []
+    stuck = waiting.by(silent)
+    idle = silent & (now_s - standing.io_s >= limit_s) & (standing.rows["goodbye"] != Goodbye.IN_ORDER)
+    roots = {rank: index for rank, index in stuck.roots().items() if idle[rank]}
     # as above: the first whose patience is over speaks for all that are silent, if somebody waited as long for it
-    over = {rank for rank in silent if ranks[rank].silence_s(now_s) >= limit_s}
-    return suspects if any(s.rank in over for s in suspects) and any(w.rank in over for w in stuck) else []
+    if not any(over[rank] for rank in roots) or not over[stuck.rank].any():
+        return []
+    waiting_ranks = _waiters(stuck, set(roots))
+    return [
+        Suspect(rank, "elsewhere", stuck[index], waiting_ranks, float(standing.progress_s[rank]))
+        for rank, index in roots.items()
+    ]
 
 
-def _waiters(waiting: list[Waiting], guilty: set[int]) -> tuple[int, ...]:
-    return tuple(sorted({w.rank for w in waiting} - guilty))
+def _waiters(waiting: Waits, guilty: set[int]) -> tuple[int, ...]:
+    return tuple(rank for rank in np.unique(waiting.rank).tolist() if rank not in guilty)

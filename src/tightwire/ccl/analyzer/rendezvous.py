@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tightwire.ccl.collector import RankView
+from tightwire.ccl.collector import Collector, RankView
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.probe.ring import Goodbye
-from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.verdict import Verdict
 from tightwire.core.events import RENDEZVOUS
 
@@ -29,13 +28,16 @@ class Missing:
     since_s: float
 
 
-def find(ranks: Mapping[int, RankView], groups: Mapping[int, GroupFacts], now_s: float) -> Missing | None:
+def find(collector: Collector, now_s: float) -> Missing | None:
     """None while all come, or while it is too early to say that one does not."""
-    for facts in groups.values():
-        if facts.name != RENDEZVOUS:
+    ranks, slots = collector.ranks, collector.slots
+    for group in slots.named(RENDEZVOUS):
+        facts = slots.facts[group]
+        counts = collector.frames["entered"][slots.of(group)]
+        number = int(counts.max())
+        if (counts == number).all():
             continue
-        entered = {rank: ranks[rank].entered(facts.group) if rank in ranks else 0 for rank in facts.ranks}
-        number = max(entered.values())
+        entered = dict(zip(facts.ranks, counts.tolist(), strict=True))
         inside = [rank for rank in facts.ranks if rank in ranks and _inside(ranks[rank], facts.group, number)]
         late = [rank for rank in facts.ranks if entered[rank] < number]
         if not inside or not late or now_s - max(ranks[rank].progress_s for rank in inside) < PATIENCE_S:

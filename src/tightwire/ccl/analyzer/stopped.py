@@ -7,58 +7,81 @@ several pairs that share one rank are that rank's device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tightwire.ccl.analyzer.wait_for import Waiting
-from tightwire.ccl.collector import RankView
+import numpy as np
+
+from tightwire.ccl.analyzer.wait_for import Waiting, Waits
+from tightwire.ccl.connections import Connections, connection, keys
+from tightwire.ccl.slots import Bools
 from tightwire.ccl.transport import Connection
 
 STUCK_S = 3.0  # no progress, before the transport is looked at
 BETWEEN_S = 1.5  # two looks at it: some retransmissions apart
 
+Pair = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Stopped:
-    """`pairs` of ranks between which nothing moves, by `connections`; `device`: the one rank that all of them share."""
+    """`pairs` of ranks between which nothing moves, by `connections`; `devices`: ranks that several of them share."""
 
     wait: Waiting
-    pairs: tuple[tuple[int, int], ...]
-    device: int | None
+    pairs: tuple[Pair, ...]
+    devices: tuple[int, ...]
     connections: tuple[Connection, ...]
     since_s: float
 
 
-def stuck(ranks: Mapping[int, RankView], waiting: Sequence[Waiting], now_s: float) -> list[Waiting]:
+def stuck(waiting: Waits, now_s: float) -> Waits:
     """The waits in operations that everybody has entered, of ranks that have made no progress for `STUCK_S`."""
-    return [w for w in waiting if not w.missing and ranks[w.rank].silence_s(now_s) >= STUCK_S]
+    silence_s = waiting.collector.standing.silence_s(now_s)
+    return waiting.only(waiting.whole & (silence_s[waiting.rank] >= STUCK_S))
 
 
-def find(
-    waits: Sequence[Waiting], ranks: Mapping[int, RankView], before: Sequence[Connection], after: Sequence[Connection]
-) -> Stopped | None:
+def find(waits: Waits, before: Connections, after: Connections) -> Stopped | None:
     """From two looks at the transport, `BETWEEN_S` apart or more, while `waits` stood. None when everything there moves
     or is idle."""
-    earlier = {(c.rank, c.local, c.remote): c for c in before}
-    standing = [c for c in after if _stands(earlier.get((c.rank, c.local, c.remote)), c)]
-    involved = {wait.rank: wait for wait in waits}
-    pairs = sorted({(min(c.rank, c.peer), max(c.rank, c.peer)) for c in standing})
-    ends = [rank for pair in pairs for rank in pair if rank in involved]
-    if not ends:
+    _, then, now = np.intersect1d(keys(before), keys(after), return_indices=True)
+    standing = after[now[_stands(before[then], after[now])]]
+    standing = standing[np.lexsort((standing["peer"], standing["rank"]))]
+    ends = np.stack([standing["rank"], standing["peer"]]).astype(np.int64)
+    pairs = sorted({(min(pair), max(pair)) for pair in zip(*ends.tolist(), strict=True)})
+    index = {rank: number for number, rank in enumerate(waits.rank.tolist())}
+    involved = [rank for pair in pairs for rank in pair if rank in index]
+    if not involved:
         return None
-    shared = set(pairs[0]).intersection(*pairs[1:]) if len(pairs) > 1 else set()
-    device = shared.pop() if len(shared) == 1 else None
-    since_s = min(ranks[rank].progress_s for rank in ends)
-    return Stopped(involved[ends[0]], tuple(pairs), device, tuple(standing), since_s)
+    since_s = min(float(waits.collector.standing.progress_s[rank]) for rank in involved)
+    told = tuple(connection(row) for row in standing)
+    return Stopped(waits[index[involved[0]]], tuple(pairs), devices(pairs), told, since_s)
 
 
-def _stands(before: Connection | None, after: Connection) -> bool:
-    return (
-        before is not None
-        and before.queued_bytes > 0
-        and after.queued_bytes > 0
-        and after.acked_bytes == before.acked_bytes
-        and before.resending
-        and after.resending
-        and after.retransmits >= before.retransmits
+def devices(pairs: list[Pair]) -> tuple[int, ...]:
+    """The ranks that several pairs have in common, fewest first to explain them all; who is alone with its pair is none."""
+    left, found = list(pairs), []
+    while left:
+        counts: dict[int, int] = {}
+        for pair in left:
+            for rank in pair:
+                counts[rank] = counts.get(rank, 0) + 1
+        rank = max(counts, key=lambda each: (counts[each], -each))
+        if counts[rank] < 2:
+            break
+        found.append(rank)
+        left = [pair for pair in left if rank not in pair]
+    return tuple(sorted(found))
+
+
+def _stands(before: Connections, after: Connections) -> Bools:
+    same = (after["acked_bytes"] == before["acked_bytes"]) | (
+        np.isnan(after["acked_bytes"]) & np.isnan(before["acked_bytes"])
     )
+    found: Bools = (
+        (before["queued_bytes"] > 0)
+        & (after["queued_bytes"] > 0)
+        & same
+        & before["resending"]
+        & after["resending"]
+        & (after["retransmits"] >= before["retransmits"])
+    )
+    return found

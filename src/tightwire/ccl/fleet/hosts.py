@@ -16,12 +16,15 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 
+from tightwire.ccl.connections import Connections, columns
+from tightwire.ccl.digest import Digest
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.fleet.host import Host
 from tightwire.ccl.fleet.messages import Answer, Ask, Bye, Hello, Report, Taken, ToCollector, Welcome, unpack
+from tightwire.ccl.packing import Packer
 from tightwire.ccl.summary import RankSample, Summary
 from tightwire.ccl.throttling import Throttling
-from tightwire.ccl.transport import Connection, joined
+from tightwire.ccl.transport import joined
 from tightwire.core.clock import Clock
 
 LOST_S = 5.0  # without a word
@@ -48,6 +51,7 @@ class Hosts:
         self.horizon = Horizon(0.0)
         self.begun = False  # something was released: the horizon means something
         self._ready: list[Summary] = []
+        self._packers: dict[str, Packer] = {}
         self.more = False  # there is another slice already
         self._numbers = itertools.count(1)
         self._answers: dict[int, Answer | None] = {}
@@ -123,22 +127,22 @@ class Hosts:
                 for host in self._hosts.values()
             ]
 
-    def look(self) -> list[Summary]:
+    def look(self) -> list[Digest]:
         ready, self._ready = self._ready, []
-        return ready
+        return [self._packers.setdefault(each.host, Packer()).digest(each) for each in ready]
 
     def wait(self, timeout_s: float) -> None:
         self._clock.sleep_s(timeout_s)
 
-    def connections(self, pids: Mapping[int, int]) -> list[Connection]:
+    def connections(self, pids: Mapping[int, int]) -> Connections:
         if self.behind_s > PRESENT_S:
-            return []
+            return columns([])
         by_host: dict[str, dict[int, int]] = {}
         for rank, pid in pids.items():
             if rank in self.ranks and rank not in self.unknown:
                 by_host.setdefault(self.ranks[rank][0], {})[rank] = pid
         asks = [Ask(next(self._numbers), host, "ends", pids=mine) for host, mine in by_host.items()]
-        return joined(end for answer in self._answers_to(asks, CONNECTIONS_S) for end in answer.ends)
+        return columns(joined(end for answer in self._answers_to(asks, CONNECTIONS_S) for end in answer.ends))
 
     def evidence(self, pid: int, pid_start: int) -> Evidence | None:
         """As the process is now. While the past is judged it is asked for once only."""
@@ -192,6 +196,7 @@ class Hosts:
                 before = self.ranks.get(sample.rank)
                 if before is not None and sample.alive and before[1].pid_start != sample.pid_start:
                     restarted, self._ready = True, []
+                    self._packers.clear()
                     self._start_s = sample.pid_start / _TICKS + host.offset_s
                     self.ranks.clear()
                     self.unknown.clear()

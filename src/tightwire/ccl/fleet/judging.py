@@ -70,8 +70,7 @@ class Judging:
         self._recall()
         hang = self.hung
         if self.over or hang is not None:
-            for summary in self.hosts.look():
-                self._watcher.collector.take(summary)
+            self._watcher.collector.take(self.hosts.look())
             if hang is not None and self._moves(hang):
                 self._close(hang, "it moves again")
         else:

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from tightwire.ccl.analyzer.slow import excess
 from tightwire.ccl.analyzer.slow.account import LEARNT, WARM_UP, Account
 from tightwire.ccl.analyzer.slow.clocks import Clocks
-from tightwire.ccl.analyzer.slow.grid import Grid
-from tightwire.ccl.analyzer.slow.timing import Timer, Timing
-from tightwire.ccl.summary import GroupFacts
+from tightwire.ccl.analyzer.slow.timing import PATIENCE_S, Timer, Timing
+from tightwire.ccl.collector import Collector
+from tightwire.ccl.packing import Packer
+from tightwire.ccl.probe.process import ProcessState
+from tightwire.ccl.probe.ring import GroupFrame
+from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.core.events import RECORD, Kind
 
 WORLD = GroupFacts(7, "world", [0, 1, 2, 3])
@@ -31,18 +34,26 @@ def timed(
     lead_s: np.ndarray | None = None,
 ) -> Timing:
     """Of one group: when each rank entered and left each round."""
-    grid = Grid()
-    grid.add([WORLD])
-    batches = []
+    collector = Collector()
+    records = {}
     for rank in range(4):
-        records = []
+        records[rank] = []
         for sequence, (entered, ended) in enumerate(zip(entries, ends, strict=True), start=1):
-            records += [record(Kind.ENTERED, entered[rank] + skew_s[rank], sequence)]
-            records += [record(Kind.DONE, ended[rank] + skew_s[rank], sequence)]
-        batches.append(b"".join(each.tobytes() for each in records))
-    timing = Timer(grid).take(grid.take(range(4), batches, [True] * 4), np.zeros(4) if lead_s is None else lead_s)
+            records[rank] += [record(Kind.ENTERED, entered[rank] + skew_s[rank], sequence)]
+            records[rank] += [record(Kind.DONE, ended[rank] + skew_s[rank], sequence)]
+    told(collector, records)
+    timing = Timer(collector.rounds).take(0.0, np.zeros(4) if lead_s is None else lead_s)
     assert timing is not None
     return timing
+
+
+def told(collector: Collector, records: dict[int, list[np.ndarray]], at_s: float = 1000.0) -> None:
+    samples = []
+    for rank, made in records.items():
+        entered, done = (sum(int(each["kind"][0]) == kind for each in made) for kind in (Kind.ENTERED, Kind.DONE))
+        frame, data = GroupFrame(7, entered, 0, done, ALLREDUCE), b"".join(each.tobytes() for each in made)
+        samples.append(RankSample(rank, 4, 9, 1, 0, len(made), [frame], ProcessState("R", 1.0), None, data))
+    collector.take([Packer().digest(Summary("host", at_s, samples, [WORLD]))])
 
 
 def test_lateness_is_a_ranks_own_doing_only_as_far_as_it_was_away() -> None:
@@ -57,31 +68,28 @@ def test_lateness_is_a_ranks_own_doing_only_as_far_as_it_was_away() -> None:
 
 
 def test_a_round_waits_for_the_rest_of_its_ranks_and_then_goes_without() -> None:
-    grid = Grid()
-    grid.add([WORLD])
-    timer = Timer(grid)
-    each = [record(Kind.ENTERED, 1.0, 1).tobytes() + record(Kind.DONE, 1.5, 1).tobytes() for _ in range(3)]
-    assert timer.take(grid.take(range(3), each, [True] * 3), np.zeros(4)) is None
-    nothing = grid.take([], [], [])
-    timings = [timer.take(nothing, np.zeros(4)) for _ in range(12)]
-    assert [timing is not None for timing in timings].count(True) == 1
+    collector = Collector()
+    timer = Timer(collector.rounds)
+    told(collector, {rank: [record(Kind.ENTERED, 1.0, 1), record(Kind.DONE, 1.5, 1)] for rank in range(3)})
+    timings = [timer.take(0.5 * look, np.zeros(4)) for look in range(12)]
+    assert [timing is not None for timing in timings] == [look * 0.5 >= PATIENCE_S and look == 6 for look in range(12)]
 
 
 def test_records_of_groups_that_nobody_named_are_passed_over() -> None:
-    grid = Grid()
-    grid.add([WORLD])
-    keys = grid.take([0], [record(Kind.DONE, 1.0, 1, group=99).tobytes()], [True])
-    assert len(keys.group) == 0
+    collector = Collector()
+    told(collector, {0: [record(Kind.ENTERED, 1.0, 1, group=99), record(Kind.DONE, 1.0, 1, group=99)]})
+    assert Timer(collector.rounds).take(9.0, np.zeros(4)) is None
 
 
 @settings(max_examples=30, deadline=None)
 @given(skew_s=st.tuples(*[st.floats(0, 1.0)] * 4))
 def test_clocks_are_aligned_from_what_all_leave_together(skew_s: tuple[float, ...]) -> None:
-    clocks = Clocks(np.arange(4))
+    clocks = Clocks()
+    clocks.grow(4)
     for batch in range(60):
         start = float(batch + 1)
         timing = timed([[start] * 4], [[start + 0.1] * 4], skew_s, clocks.lead_s)
-        clocks.take(timing)
+        clocks.take(timing, np.arange(4))
     assert clocks.lead_s - clocks.lead_s[0] == pytest.approx(np.array(skew_s) - skew_s[0], abs=1e-4)
 
 
@@ -100,7 +108,7 @@ def accounted(late_s: list[float], transfer_s: list[float]) -> Account:
         account.take(
             Timing(
                 timing.group[keep], timing.sequence[keep], timing.site[keep], timing.begin_s[keep], timing.over_s[keep],
-                timing.transfer_s[keep], timing.bytes[keep], timing.round[members] - first, timing.slot[members],
+                timing.transfer_s[keep], timing.bytes[keep], 4 * np.arange(keep.sum()), timing.round[members] - first, timing.slot[members],
                 timing.rank[members], timing.late_s[members], timing.own_s[members], timing.stay_s[members],
                 timing.left_s[members], timing.together[keep],
             )

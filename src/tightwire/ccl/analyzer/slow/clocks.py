@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from tightwire.ccl.analyzer.slow.grid import Floats, Ints
 from tightwire.ccl.analyzer.slow.timing import Timing
+from tightwire.ccl.slots import Floats, Ints
 
 GAIN = 0.2  # of what a batch of rounds says
+TIMES = 4  # each rank's leave-takings in a batch that are looked at, about, those in large groups first
 
 
 class Clocks:
-    """`lead_s` [hosts] of each host's clock; one number for each rank's host in `host_of`."""
+    """`lead_s` [hosts] of each host's clock."""
 
-    def __init__(self, host_of: Ints) -> None:
-        self.host_of = host_of
-        self.lead_s: Floats = np.zeros(int(host_of.max()) + 1 if len(host_of) else 0)
+    def __init__(self) -> None:
+        self.lead_s: Floats = np.zeros(0)
         self._batches = 0
 
-    def take(self, timing: Timing) -> None:
-        """`timing`'s ends are on clocks that `lead_s` corrected already: what is left is the error."""
+    def grow(self, hosts: int) -> None:
+        self.lead_s = np.append(self.lead_s, np.zeros(max(hosts - len(self.lead_s), 0)))
+
+    def take(self, timing: Timing, host_of: Ints) -> None:
+        """`timing`'s ends are on clocks that `lead_s` corrected already: what is left is the error. `host_of` each rank."""
         if len(self.lead_s) < 2:
             return
-        use = timing.together[timing.round] & ~np.isnan(timing.left_s)
-        round_of, left_s, host = timing.round[use], timing.left_s[use], self.host_of[timing.rank[use]]
+        members = _members(timing, TIMES * len(host_of))
+        left_s = timing.left_s[members]
+        use = ~np.isnan(left_s)
+        round_of, left_s, host = timing.round[members][use], left_s[use], host_of[timing.rank[members][use]]
         if not len(round_of):
             return
         order = np.lexsort((left_s, round_of))
@@ -42,3 +47,15 @@ class Clocks:
         self._batches += 1
         gain = max(GAIN, 1.0 / self._batches)
         self.lead_s[hosts[by_host][first]] += gain * error[by_host][first + (count - 1) // 2]
+
+
+def _members(timing: Timing, most: int) -> Ints:
+    """Indexes of the members of barrier-like rounds, the largest rounds first, up to about `most`."""
+    sizes = np.diff(np.append(timing.starts, len(timing.round)))
+    rounds = np.flatnonzero(timing.together)
+    rounds = rounds[np.argsort(-sizes[rounds], kind="stable")]
+    rounds = np.sort(rounds[np.cumsum(sizes[rounds]) - sizes[rounds] < most])
+    sizes = sizes[rounds]
+    begins = np.cumsum(sizes) - sizes
+    found: Ints = np.repeat(timing.starts[rounds] - begins, sizes) + np.arange(sizes.sum())
+    return found

@@ -1,5 +1,5 @@
-"""From summaries to the incident of a job that became slow, and to its end. Sans-IO: summaries and looks at the transport
-in, findings out; duplicated, reordered and lost summaries change nothing but the delay.
+"""From what the ranks did to the incident of a job that became slow, and to its end. Sans-IO: rounds and looks at the
+transport in, findings out; duplicated, reordered and lost summaries change nothing but the delay.
 
 | state | until | then |
 |---|---|---|
@@ -11,7 +11,6 @@ in, findings out; duplicated, reordered and lost summaries change nothing but th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,21 +19,22 @@ from tightwire.ccl.analyzer.slow import excess, links
 from tightwire.ccl.analyzer.slow.account import Account, Base
 from tightwire.ccl.analyzer.slow.clocks import Clocks
 from tightwire.ccl.analyzer.slow.excess import DOUBT, SLOW, Excess
-from tightwire.ccl.analyzer.slow.grid import Grid
-from tightwire.ccl.analyzer.slow.links import Flow, Pair, SlowLinks
+from tightwire.ccl.analyzer.slow.links import Flows, SlowLinks
 from tightwire.ccl.analyzer.slow.processor import ProcessorTime
 from tightwire.ccl.analyzer.slow.timing import Timer, Timing
-from tightwire.ccl.summary import GroupFacts, RankSample, Summary
-from tightwire.ccl.transport import Connection
+from tightwire.ccl.collector import Collector
+from tightwire.ccl.connections import Connections
+from tightwire.ccl.rounds import FAILED
+from tightwire.ccl.slots import Floats
+from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.verdict import AnomalyClass
-from tightwire.core.events import RECORD
 
 RECENT = 16  # batches of rounds kept to say where the time was lost
 EARLY_STEPS = 4  # that look slow, before the transport is looked at
 SETTLE_S, SETTLE_STEPS = 0.8, 6  # looked at, before it is judged
 GIVE_UP_STEPS = 16  # looked at without finding a link
 LOOK_EVERY_S, LOOK_FIRST_S, LOOK_DOUBTING_S, FIRST_LOOKS = 3.0, 0.4, 0.3, 6
-QUIET_LOOKS = 6
+QUIET_LOOKS, LOOKS_KEPT = 6, 64
 HELD_BACK = 0.3  # of the lost time: a quota's doing
 STARVED = 0.5  # of the lost time put down to the machine: not the rank's doing
 END_STEPS = 12  # without loss: it is over
@@ -43,8 +43,8 @@ REFINE_STEPS = 16  # in which a finding may still change
 
 @dataclass(frozen=True)
 class Finding:
-    """Who makes the job slow. `ranks` are slow in their own work, `links` as the transport shows them (their device's
-    rank is not in `ranks`); `excess` and `step_s` (usual) tell how much; `where` is the group in which most was lost, with
+    """Who makes the job slow. `ranks` are slow in their own work, `links` as the transport shows them (their devices'
+    ranks are not in `ranks`); `excess` and `step_s` (usual) tell how much; `where` is the group in which most was lost, with
     an operation of it and that one's number; `ended_s` once it is over."""
 
     ranks: tuple[int, ...]
@@ -64,41 +64,37 @@ class Finding:
 
 
 class Detector:
-    """One job. `take` what the agents say, `look` when `wants_look`, ask for `news`."""
+    """One job, as the collector knows it. `take` what is new, `look` when `wants_look`, ask for `news`."""
 
     _account: Account | None
     _open: Finding | None
     _judged: int
     _opened: int
 
-    def __init__(self) -> None:
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
         self._begin()
 
-    def take(self, summaries: Sequence[Summary]) -> None:
-        """What came since the last time, from any number of hosts."""
-        samples: list[RankSample] = []
-        for summary in summaries:
-            self._grid.add(summary.groups)
-            for sample in summary.ranks:
-                self._hosts.setdefault(
-                    sample.rank, self._host_numbers.setdefault(summary.host, len(self._host_numbers))
-                )
-                samples.append(sample)
-        if any(self._started.setdefault(s.rank, s.pid_start) < s.pid_start for s in samples):
+    def take(self, now_s: float) -> None:
+        """What the collector was told since the last time."""
+        collector = self._collector
+        if collector.restarts != self._restarts:
             self._begin()  # a launcher started the job again
-            self.take(summaries)
+        standing = collector.standing
+        if not standing.known.any():
             return
-        batches: dict[int, list[bytes]] = {}
-        whole: dict[int, bool] = {}
-        for sample in sorted(samples, key=lambda each: each.written):
-            if sample.written <= self._told.get(sample.rank, 0):
-                continue  # known already, or overtaken
-            seen = self._seen.get(sample.rank, 0) + len(sample.records) // RECORD.itemsize
-            whole[sample.rank] = seen >= sample.written and whole.get(sample.rank, True)
-            self._told[sample.rank], self._seen[sample.rank] = sample.written, max(seen, sample.written)
-            batches.setdefault(sample.rank, []).append(sample.records)
-        self._processor.take(summaries)
-        self._digest(list(batches), [b"".join(each) for each in batches.values()], list(whole.values()))
+        self._processor.take(standing)
+        self._clocks.grow(int(standing.host.max()) + 1)
+        lead_s = np.zeros(max(len(standing.host), 1 + int(collector.slots.ranks.max(initial=0))))
+        lead_s[: len(standing.host)] = self._clocks.lead_s[standing.host]
+        timing = self._timer.take(now_s, lead_s)
+        if timing is None:
+            return
+        self._clocks.take(timing, standing.host)
+        self._recent.append(self._lost(timing))
+        if self._account is None or self._account.lost_track():
+            self._account, self._open, self._judged = Account(), None, 0
+        self._account.take(timing)
 
     def wants_look(self, now_s: float) -> bool:
         """Now is a time to look at the transport."""
@@ -108,11 +104,12 @@ class Detector:
             not self._looks or now_s - self._looks[-1][0] >= (LOOK_DOUBTING_S if self._doubting else LOOK_FIRST_S)
         )
 
-    def look(self, now_s: float, connections: list[Connection]) -> None:
+    def look(self, now_s: float, connections: Connections) -> None:
         """All connections between ranks, with their counters now."""
-        self._looks.append((now_s, connections))
+        look = links.look(connections)
+        self._looks.append((now_s, look))
         if not self._doubting:
-            self._quiet.append(connections)
+            self._quiet.append(look)
             if len(self._quiet) > QUIET_LOOKS:
                 del self._quiet[1]  # the first and the newest span the quiet time
 
@@ -142,38 +139,25 @@ class Detector:
         return self._open
 
     def _begin(self) -> None:
-        self._grid = Grid()
-        self._timer = Timer(self._grid)
+        self._restarts = self._collector.restarts
+        self._timer = Timer(self._collector.rounds)
         self._account = None
-        self._clocks = Clocks(np.zeros(0, np.int64))
-        self._hosts: dict[int, int] = {}
-        self._host_numbers: dict[str, int] = {}
-        self._started: dict[int, int] = {}
-        self._told: dict[int, int] = {}  # of each rank, how many records it has written
-        self._seen: dict[int, int] = {}  # and how many came, or will never come
+        self._clocks = Clocks()
         self._processor = ProcessorTime()
-        self._recent: deque[Timing] = deque(maxlen=RECENT)
-        self._looks: deque[tuple[float, list[Connection]]] = deque(maxlen=64)
-        self._quiet: list[list[Connection]] = []
+        self._recent: deque[tuple[Floats, Floats]] = deque(maxlen=RECENT)
+        self._looks: deque[tuple[float, Connections]] = deque(maxlen=LOOKS_KEPT)
+        self._quiet: list[Connections] = []
         self._doubting, self._doubted_steps, self._doubted_s = False, 0, 0.0
         self._judged = self._opened = 0
         self._open = None
 
-    def _digest(self, ranks: list[int], batches: list[bytes], whole: list[bool]) -> None:
-        keys = self._grid.take(ranks, batches, whole)
-        count = max(self._hosts, default=-1) + 1
-        if len(self._clocks.host_of) != count:
-            self._clocks = Clocks(np.array([self._hosts.get(rank, 0) for rank in range(count)], np.int64))
-        lead_s = self._clocks.lead_s[self._clocks.host_of]
-        offset_s = lead_s[np.minimum(self._grid.ranks, max(count - 1, 0))] if count else np.zeros(0)
-        timing = self._timer.take(keys, offset_s)
-        if timing is None:
-            return
-        self._clocks.take(timing)
-        self._recent.append(timing)
-        if self._account is None or self._account.lost_track():
-            self._account, self._open, self._judged = Account(), None, 0
-        self._account.take(timing)
+    def _lost(self, timing: Timing) -> tuple[Floats, Floats]:
+        """(by slot, by group): lateness, and time of transfer."""
+        slots = self._collector.slots
+        return (
+            np.bincount(timing.slot, timing.late_s, len(slots.ranks)).astype(np.float32),
+            np.bincount(timing.group, timing.transfer_s, len(slots.facts)).astype(np.float32),
+        )
 
     def _doubt(self, early: Excess, full: Excess, now_s: float) -> None:
         """The transport is looked at from the first doubt on, and what is seen then is no baseline."""
@@ -205,9 +189,9 @@ class Detector:
         now = links.flows([connections for _, connections in self._looks])
         return links.find(self._flows_before(), now)
 
-    def _flows_before(self) -> dict[Pair, Flow]:
+    def _flows_before(self) -> Flows:
         quiet = self._quiet[:-1] if len(self._quiet) > 2 else self._quiet  # the newest may be of the time it began
-        return links.flows(quiet) if len(quiet) > 1 else {}
+        return links.flows(quiet)
 
     def _to_blame(self, full: Excess) -> tuple[int, ...]:
         """The slow ranks, less those whom the machine kept waiting for a processor more than the others."""
@@ -216,9 +200,9 @@ class Detector:
             return ()
         account, base = self._learnt()
         starved = self._processor.starved_s(list(account.end_s)[-full.steps])
-        usual = float(np.median(list(starved.values()))) if starved else 0.0
+        excess_s = starved - np.median(starved)
         lost_s = full.own * full.steps * base.step_s
-        return tuple(rank for rank in slow if starved.get(rank, 0.0) - usual < STARVED * lost_s[rank])
+        return tuple(rank for rank in slow if excess_s[rank] < STARVED * lost_s[rank])
 
     def _held_back(self, full: Excess) -> tuple[int, ...]:
         """The ranks that a processor quota held back for a good part of what was lost. Wherever the quota runs out, also
@@ -228,8 +212,7 @@ class Detector:
         account, base = self._learnt()
         held_s = self._processor.held_back_s(list(account.end_s)[-full.steps])
         lost_s = full.longer * full.steps * base.step_s
-        usual = float(np.median(list(held_s.values()))) if held_s else 0.0
-        return tuple(sorted(rank for rank, each in held_s.items() if each - usual >= HELD_BACK * lost_s))
+        return tuple(np.flatnonzero(held_s - np.median(held_s) >= HELD_BACK * lost_s).tolist())
 
     def _learnt(self) -> tuple[Account, Base]:
         assert self._account is not None, "asked only when there is a baseline"
@@ -256,18 +239,19 @@ class Detector:
 
     def _where(self, ranks: tuple[int, ...], slow_links: SlowLinks | None) -> tuple[GroupFacts, int, int]:
         """The group in which most time was lost lately, with the newest of its operations there."""
-        lost = np.zeros(len(self._grid.facts))
-        for timing in self._recent:
+        slots, rounds = self._collector.slots, self._collector.rounds
+        lost = np.zeros(len(slots.facts))
+        for late_s, transfer_s in self._recent:
             if ranks:
-                mine = np.isin(timing.rank, ranks)
-                np.add.at(lost, timing.group[timing.round[mine]], timing.late_s[mine])
+                mine = np.flatnonzero(np.isin(slots.ranks[: len(late_s)], ranks))
+                np.add.at(lost, slots.group_of[mine], late_s[mine])
             else:
-                np.add.at(lost, timing.group, timing.transfer_s)
+                lost[: len(transfer_s)] += transfer_s
         group = int(lost.argmax())
-        grid = self._grid
-        columns = grid.sequence[grid.base[group]]
-        column = int(columns.argmax())
-        return grid.facts[group], int(grid.op[grid.base[group], column]), int(columns[column])
+        column = int(rounds.newest[:, group].argmax())
+        kinds = rounds.cells["kind"][column, slots.of(group)] & ~FAILED
+        op = int(rounds.kinds.rows["op"][kinds].max())
+        return slots.facts[group], op, int(rounds.newest[column, group])
 
     def _ended(self) -> Finding | None:
         (account, _), found = self._learnt(), self._open
@@ -284,11 +268,12 @@ class Detector:
         assert found is not None, "asked only while there is an incident"
         if self._judged - self._opened > REFINE_STEPS:
             return None
-        ranks, slow_links = found.ranks or self._to_blame(full), found.links
-        if slow_links is None or slow_links.device is None:
-            seen = self._slow_links(full, bool(ranks))
-            if seen is not None and (slow_links is None or seen.device in slow_links.ends):
-                slow_links = seen
+        ranks, slow_links = self._to_blame(full), found.links
+        if not set(found.ranks) <= set(ranks):
+            ranks = found.ranks
+        seen = self._slow_links(full, bool(ranks))
+        if seen is not None and (slow_links is None or seen.says_more_than(slow_links)):
+            slow_links = seen
         if (ranks, slow_links) == (found.ranks, found.links):
             return None
         self._open = replace(self._finding(ranks, slow_links, full), since_s=found.since_s)

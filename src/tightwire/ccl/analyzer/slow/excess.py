@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tightwire.ccl.analyzer.slow.account import KEPT, Account
-from tightwire.ccl.analyzer.slow.grid import Floats
+from tightwire.ccl.slots import Floats
 
 LEAST_STEPS, LEAST_S, MOST_STEPS = 10, 1.0, 20  # looked back
 AGAIN = 0.7  # of these steps

@@ -7,13 +7,15 @@ So is one pair, if what else its sender sends suffers as well, data and acknowle
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from tightwire.ccl.transport import Connection
+import numpy as np
+import numpy.typing as npt
+
+from tightwire.ccl.analyzer.stopped import Pair, devices
+from tightwire.ccl.connections import Connections, keys
+from tightwire.ccl.slots import Bools, Floats, Ints
 
 BULK = 0.2  # of the bytes of the pair that sent most: the others' speed says nothing
 SLOWER = 0.4  # of the earlier speed, and of the median of the others'
@@ -24,127 +26,212 @@ LEAST_BYTES = 20_000  # of a pair in a window, for its figures to say something
 ALIKE = 4.0  # times as many bytes at most, to be compared
 QUEUE, ROUND_TRIP = 0.3, 2.5  # of the slow pair's round trip, and times that of others: it waits in the same queue
 
-Pair = tuple[int, int]
+_LOOK = np.dtype(
+    [
+        ("key", "<u8"), ("rank", "<u4"), ("peer", "<u4"), ("acked", "<f8"), ("busy", "<f8"), ("receiver", "<f8"),
+        ("rtt", "<f4"), ("delivery", "<f4"), ("queued", "<f4"),
+    ]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Flow:
     """One direction between two ranks over some looks: bytes, the time that some were under way, how much of that the
     receiver was the reason, the median round trip, the kernel's delivery rate (exceeded at two looks of three), the share of
-    looks with a queue."""
+    looks with a queue; and its speed, the faster of what was seen while busy and what the kernel says: a lull is no slow
+    link."""
 
-    sent_bytes: int
+    sent_bytes: float
     busy_s: float
     receiver_s: float
     rtt_s: float
     delivery_bytes_per_s: float
     queued: float
+    speed_bytes_per_s: float
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Those of P pairs (`rank` sends, `peer` receives), in the order of pairs; the columns are as in `Flow` [P]."""
+
+    rank: Ints
+    peer: Ints
+    sent_bytes: Floats
+    busy_s: Floats
+    receiver_s: Floats
+    rtt_s: Floats
+    delivery_bytes_per_s: Floats
+    queued: Floats
+
+    def __len__(self) -> int:
+        return len(self.rank)
 
     @property
-    def speed_bytes_per_s(self) -> float:
-        """The faster of what was seen while busy and what the kernel says: a lull is no slow link."""
-        return max(self.sent_bytes / self.busy_s if self.busy_s > 0 else math.inf, self.delivery_bytes_per_s)
+    def speed_bytes_per_s(self) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            seen = np.where(self.busy_s > 0, self.sent_bytes / self.busy_s, np.inf)
+        speed: Floats = np.maximum(seen, self.delivery_bytes_per_s)
+        return speed
+
+    def only(self, some: Bools | Ints) -> Flows:
+        return Flows(*(getattr(self, name)[some] for name in self.__dataclass_fields__))
+
+    def get(self, pair: Pair) -> Flow | None:
+        found = np.flatnonzero((self.rank == pair[0]) & (self.peer == pair[1]))
+        return self._flow(int(found[0])) if len(found) else None
+
+    def _flow(self, index: int) -> Flow:
+        columns = (
+            self.sent_bytes, self.busy_s, self.receiver_s, self.rtt_s, self.delivery_bytes_per_s, self.queued,
+            self.speed_bytes_per_s,
+        )  # fmt: skip
+        return Flow(*(float(column[index]) for column in columns))
 
 
 @dataclass(frozen=True)
 class SlowLinks:
-    """`pairs` (smaller rank first) that are slow, the one rank whose `device` it is, and the slow flows with what they
+    """`pairs` (smaller rank first) that are slow, the ranks whose `devices` they are, and the slow flows with what they
     were before (None where that is not known)."""
 
     pairs: tuple[Pair, ...]
-    device: int | None
-    flows: Mapping[Pair, tuple[Flow, Flow | None]]
+    devices: tuple[int, ...]
+    flows: Mapping[Pair, tuple[Flow, Flow | None]] = field(compare=False)
 
     @property
-    def ends(self) -> set[int]:
-        return {rank for pair in self.pairs for rank in pair}
+    def alone(self) -> tuple[Pair, ...]:
+        """The pairs that are no device's."""
+        return tuple(pair for pair in self.pairs if not set(pair) & set(self.devices))
+
+    def says_more_than(self, other: SlowLinks) -> bool:
+        """Whether all that is guilty in `other` is so here, a link perhaps as its rank's device, and not only that."""
+        if (self.devices, self.alone) == (other.devices, other.alone):
+            return False
+        return set(other.devices) <= set(self.devices) and set(other.alone) <= set(self.pairs)
 
 
-def flows(looks: Sequence[Sequence[Connection]]) -> dict[Pair, Flow]:
-    """By (sender, receiver), from two looks or more at the same job."""
-    seen: dict[tuple[int, int, str, str], list[Connection]] = defaultdict(list)
-    for look in looks:
-        for each in look:
-            if each.acked_bytes is not None and each.rank != each.peer:
-                seen[each.rank, each.peer, each.local, each.remote].append(each)
-    by_pair: dict[Pair, list[Flow]] = defaultdict(list)
-    for (rank, peer, _, _), ends in seen.items():
-        if len(ends) > 1:
-            by_pair[rank, peer].append(_flow(ends))
-    return {pair: _joined(found) for pair, found in by_pair.items()}
+def look(connections: Connections) -> npt.NDArray[np.void]:
+    """What is kept of a look at the transport, without what tells no byte counts and who talks to itself."""
+    use = ~np.isnan(connections["acked_bytes"]) & (connections["rank"] != connections["peer"])
+    given = connections[use]
+    found = np.zeros(len(given), _LOOK)
+    found["key"], found["rank"], found["peer"] = keys(given), given["rank"], given["peer"]
+    found["acked"], found["queued"] = given["acked_bytes"], given["queued_bytes"] > 0
+    for name, column in (
+        ("busy", "busy_s"),
+        ("receiver", "receiver_limited_s"),
+        ("rtt", "rtt_s"),
+        ("delivery", "delivery_bytes_per_s"),
+    ):
+        found[name] = np.nan_to_num(given[column])
+    return found[np.argsort(found["key"])]
 
 
-def find(before: Mapping[Pair, Flow], now: Mapping[Pair, Flow]) -> SlowLinks | None:
-    """None when no link stands out."""
-    most = max((flow.sent_bytes for flow in now.values()), default=0)
-    bulk = {pair: flow for pair, flow in now.items() if flow.sent_bytes >= max(BULK * most, LEAST_BYTES)}
-    if not bulk:
-        return None
-    usual = statistics.median(flow.speed_bytes_per_s for flow in bulk.values())
-    slow = {pair: flow for pair, flow in bulk.items() if _is_slow(flow, before.get(pair), usual, len(bulk))}
-    if not slow:
-        return None
-    standing = max(flow.queued for flow in slow.values())
-    slow = {pair: flow for pair, flow in slow.items() if flow.queued >= STANDING * standing}
-    pairs = sorted({(min(pair), max(pair)) for pair in slow})
-    told = {pair: (flow, before.get(pair)) for pair, flow in slow.items()}
-    shared = set(pairs[0]).intersection(*pairs[1:])
-    if len(pairs) == 1:
-        shared = {pair[0] for pair, flow in slow.items() if _shares_queue(pair[0], pairs[0], flow, now)}
-    return SlowLinks(tuple(pairs), shared.pop() if len(shared) == 1 else None, told)
-
-
-def _is_slow(flow: Flow, earlier: Flow | None, usual: float, pairs: int) -> bool:
-    if flow.receiver_s > RECEIVER * flow.busy_s:
-        return False
-    if earlier is not None and earlier.sent_bytes >= LEAST_BYTES:
-        return flow.speed_bytes_per_s < SLOWER * earlier.speed_bytes_per_s and (
-            pairs <= 2 or flow.speed_bytes_per_s <= SLOWER * usual or flow.queued >= 0.5
+def flows(looks: Sequence[npt.NDArray[np.void]]) -> Flows:
+    """From looks at the same job; of what was seen twice or more."""
+    every = [each["key"] for each in looks]
+    known, counts = np.unique(np.concatenate(every), return_counts=True) if every else (np.zeros(0, np.uint64),) * 2
+    known = known[counts > 1]
+    if not len(known):
+        nothing = np.zeros(0)
+        return Flows(nothing.astype(np.int64), nothing.astype(np.int64), *(nothing for _ in range(6)))
+    rows = np.zeros((len(looks), len(known)), _LOOK)
+    there = np.zeros(rows.shape, bool)
+    for index, each in enumerate(looks):
+        at = np.minimum(np.searchsorted(known, each["key"]), len(known) - 1)
+        mine = known[at] == each["key"]
+        rows[index, at[mine]], there[index, at[mine]] = each[mine], True
+    ends = np.arange(len(known))
+    first, last = rows[there.argmax(axis=0), ends], rows[len(looks) - 1 - there[::-1].argmax(axis=0), ends]
+    times = there.sum(axis=0)
+    rtt = np.sort(np.where(there, rows["rtt"], np.inf), axis=0)
+    delivery = np.sort(np.where(there, rows["delivery"], np.inf), axis=0)
+    return _joined(
+        Flows(
+            last["rank"].astype(np.int64), last["peer"].astype(np.int64), last["acked"] - first["acked"],
+            last["busy"] - first["busy"], last["receiver"] - first["receiver"],
+            (rtt[(times - 1) // 2, ends].astype(np.float64) + rtt[times // 2, ends]) / 2,
+            delivery[times // 3, ends].astype(np.float64), rows["queued"].sum(axis=0, dtype=np.float64) / times,
         )
-    return pairs > 2 and flow.speed_bytes_per_s < SLOWER**2 * usual
+    )  # fmt: skip
 
 
-def _shares_queue(sender: int, pair: Pair, slow: Flow, now: Mapping[Pair, Flow]) -> bool:
-    """Whether the other packets that `sender` sends suffer as well: data to others, and the answers to what it receives."""
-    others = {each: flow for each, flow in now.items() if sender in each and not set(each) <= set(pair)}
-    apart = {each: flow for each, flow in now.items() if sender not in each}
-    for (source, _), flow in others.items():
-        if flow.sent_bytes < max(LEAST_BYTES, SOME * slow.sent_bytes):
-            continue
-        if source == sender:
-            alike = [
-                each.delivery_bytes_per_s
-                for each in apart.values()
-                if flow.sent_bytes / ALIKE < each.sent_bytes < flow.sent_bytes * ALIKE
-            ]
-            if alike and flow.delivery_bytes_per_s < SLOWER * statistics.median(alike):
+def find(before: Flows, now: Flows) -> SlowLinks | None:
+    """None when no link stands out."""
+    bulk = now.only(now.sent_bytes >= max(BULK * float(now.sent_bytes.max(initial=0.0)), LEAST_BYTES))
+    if not len(bulk):
+        return None
+    slow = bulk.only(_slow(bulk, before))
+    if not len(slow):
+        return None
+    slow = slow.only(slow.queued >= STANDING * slow.queued.max())
+    senders = list(zip(slow.rank.tolist(), slow.peer.tolist(), strict=True))
+    pairs = sorted({(min(pair), max(pair)) for pair in senders})
+    shared = devices(pairs)
+    told: dict[Pair, tuple[Flow, Flow | None]] = {}
+    alone = []
+    for pair in senders:
+        flow = slow.get(pair)
+        assert flow is not None, "the pair is one of these"
+        told[pair] = flow, before.get(pair)
+        if not set(pair) & set(shared) and _shares_queue(pair, flow, now):
+            alone.append(pair)
+    lone = {pair[0] for pair in alone if (pair[1], pair[0]) not in alone}
+    return SlowLinks(tuple(pairs), tuple(sorted({*shared, *lone})), told)
+
+
+def _slow(bulk: Flows, before: Flows) -> Bools:
+    """[P] whether each of `bulk` is a slow one."""
+    speed = bulk.speed_bytes_per_s
+    usual = float(np.median(speed))
+    codes, known = (_codes(bulk), _codes(before)) if len(before) else (_codes(bulk), np.zeros(1, np.int64))
+    at = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+    earlier = np.full(len(bulk), np.nan)
+    if len(before):
+        measured = (known[at] == codes) & (before.sent_bytes[at] >= LEAST_BYTES)
+        earlier[measured] = before.speed_bytes_per_s[at][measured]
+    fast = np.isnan(earlier)
+    slower = np.where(
+        fast,
+        (len(bulk) > 2) & (speed < SLOWER**2 * usual),
+        (speed < SLOWER * earlier) & ((len(bulk) <= 2) | (speed <= SLOWER * usual) | (bulk.queued >= 0.5)),
+    )
+    found: Bools = slower & (bulk.receiver_s <= RECEIVER * bulk.busy_s)
+    return found
+
+
+def _shares_queue(pair: Pair, slow: Flow, now: Flows) -> bool:
+    """Whether the other packets that the sender sends suffer as well: data to others, and the answers to what it
+    receives."""
+    sender = pair[0]
+    large = now.sent_bytes >= max(LEAST_BYTES, SOME * slow.sent_bytes)
+    apart = (now.rank != sender) & (now.peer != sender)
+    usual_rtt_s = float(np.median(now.rtt_s[apart & large])) if (apart & large).any() else np.inf
+    beside = large & ~apart & ~(np.isin(now.rank, pair) & np.isin(now.peer, pair))
+    for index in np.flatnonzero(beside).tolist():
+        if now.rank[index] == sender:
+            sent = now.sent_bytes[index]
+            alike = apart & (sent / ALIKE < now.sent_bytes) & (now.sent_bytes < sent * ALIKE)
+            usual = float(np.median(now.delivery_bytes_per_s[alike])) if alike.any() else 0.0
+            if now.delivery_bytes_per_s[index] < SLOWER * usual:
                 return True
-        else:
-            usual = [
-                each.rtt_s for each in apart.values() if each.sent_bytes >= max(LEAST_BYTES, SOME * slow.sent_bytes)
-            ]
-            if usual and flow.rtt_s > max(QUEUE * slow.rtt_s, ROUND_TRIP * statistics.median(usual)):
-                return True
+        elif now.rtt_s[index] > max(QUEUE * slow.rtt_s, ROUND_TRIP * usual_rtt_s):
+            return True
     return False
 
 
-def _flow(ends: Sequence[Connection]) -> Flow:
-    first, last = ends[0], ends[-1]
-    return Flow(
-        (last.acked_bytes or 0) - (first.acked_bytes or 0),
-        (last.busy_s or 0.0) - (first.busy_s or 0.0),
-        (last.receiver_limited_s or 0.0) - (first.receiver_limited_s or 0.0),
-        statistics.median(each.rtt_s or 0.0 for each in ends),
-        sorted(each.delivery_bytes_per_s or 0.0 for each in ends)[len(ends) // 3],
-        statistics.fmean(each.queued_bytes > 0 for each in ends),
-    )
-
-
-def _joined(found: Iterable[Flow]) -> Flow:
+def _joined(found: Flows) -> Flows:
     """Several connections of one pair as one, going by the one that sent most."""
-    all_of = sorted(found, key=lambda flow: flow.sent_bytes)
-    main = all_of[-1]
-    return Flow(
-        sum(flow.sent_bytes for flow in all_of), sum(flow.busy_s for flow in all_of if flow.sent_bytes >= BULK * main.sent_bytes),
-        main.receiver_s, main.rtt_s, main.delivery_bytes_per_s, main.queued,
+    order = np.lexsort((found.sent_bytes, _codes(found)))
+    found = found.only(order)
+    begins = np.flatnonzero(np.diff(_codes(found), prepend=-1))
+    main = np.append(begins[1:], len(found)) - 1
+    most = np.repeat(found.sent_bytes[main], np.diff(np.append(begins, len(found))))
+    busy_s = np.where(found.sent_bytes >= BULK * most, found.busy_s, 0.0)
+    return Flows(
+        found.rank[main], found.peer[main], np.add.reduceat(found.sent_bytes, begins), np.add.reduceat(busy_s, begins),
+        found.receiver_s[main], found.rtt_s[main], found.delivery_bytes_per_s[main], found.queued[main],
     )  # fmt: skip
+
+
+def _codes(found: Flows) -> Ints:
+    return found.rank << np.int64(32) | found.peer

@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 
-from tightwire.ccl.summary import Summary
+import numpy as np
 
-KEPT = 512  # summaries
-History = deque[tuple[float, dict[int, float]]]  # (time, by rank)
+from tightwire.ccl.slots import Floats
+from tightwire.ccl.standing import Standing
+
+KEPT = 256  # looks
 
 
 class ProcessorTime:
-    """Over the last summaries, by rank."""
+    """Over the last looks, by rank."""
 
     def __init__(self) -> None:
-        self._starved: History = deque(maxlen=KEPT)
-        self._held_back: History = deque(maxlen=KEPT)
+        self._told: deque[tuple[float, Floats]] = deque(maxlen=KEPT)
 
-    def take(self, summaries: Sequence[Summary]) -> None:
-        for summary in summaries:
-            states = {s.rank: s.process for s in summary.ranks if s.process is not None}
-            starved = {rank: state.starved_s - state.throttled_s for rank, state in states.items()}
-            self._starved.append((summary.at_s, starved))
-            self._held_back.append((summary.at_s, {rank: state.throttled_s for rank, state in states.items()}))
+    def take(self, standing: Standing) -> None:
+        """As it stands now; NaN for ranks that are not here."""
+        here = standing.known & (standing.rows["state"] != b"")
+        held_back_s = np.where(here, standing.rows["throttled_s"], np.nan)
+        starved_s = np.where(here, standing.rows["starved_s"] - standing.rows["throttled_s"], np.nan)
+        self._told.append((float(standing.seen_s[standing.known].max()), np.stack([starved_s, held_back_s])))
 
-    def starved_s(self, since_s: float) -> dict[int, float]:
-        """How long it was ready to run since then and got no processor, but for a quota's doing."""
-        return _grown(self._starved, since_s)
+    def starved_s(self, since_s: float) -> Floats:
+        """By rank: how long it was ready to run since then and got no processor, but for a quota's doing."""
+        found: Floats = self._grown(since_s)[0]
+        return found
 
-    def held_back_s(self, since_s: float) -> dict[int, float]:
-        """How long a quota held it back since then."""
-        return _grown(self._held_back, since_s)
+    def held_back_s(self, since_s: float) -> Floats:
+        """By rank: how long a quota held it back since then."""
+        found: Floats = self._grown(since_s)[1]
+        return found
 
-
-def _grown(history: History, since_s: float) -> dict[int, float]:
-    now: dict[int, float] = {}
-    then: dict[int, float] = {}
-    for at_s, told in history:
-        for rank, value in told.items():
-            if at_s <= since_s or rank not in then:
-                then[rank] = value
-            now[rank] = value
-    return {rank: now[rank] - then[rank] for rank in now}
+    def _grown(self, since_s: float) -> Floats:
+        """[2, ranks]; 0 of a rank that was not here then or is not now."""
+        if not self._told:
+            return np.zeros((2, 0))
+        ranks = self._told[-1][1].shape[1]
+        then = next((each for at_s, each in reversed(self._told) if at_s <= since_s), self._told[0][1])
+        before = np.full((2, ranks), np.nan)
+        before[:, : then.shape[1]] = then
+        grown: Floats = np.nan_to_num(self._told[-1][1] - before)
+        return grown

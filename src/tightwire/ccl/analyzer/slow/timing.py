@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tightwire.ccl.analyzer.slow.grid import COLUMNS, Floats, Grid, Ints, Keys
+from tightwire.ccl.kinds import sites
+from tightwire.ccl.rounds import FAILED, Rounds, wider
+from tightwire.ccl.slots import Bools, Floats, Ints, Words
 from tightwire.core.events import OPERATION_CODES
 
 TOGETHER = np.array(
@@ -26,22 +28,24 @@ TOGETHER = np.array(
     np.uint32,
 )  # fmt: skip
 ENOUGH = 0.75  # of a round's members: a summary may be lost
-PATIENCE = 8  # batches that a round waits for the rest of them
+PATIENCE_S, FORGOTTEN_S = 2.8, 60.0  # that a round waits for the rest of them, and after which it is given up
 
 
 @dataclass(frozen=True)
 class Timing:
     """R rounds in the order of their groups and sequence numbers, M members one after the other. `begin_s`, `over_s`,
-    `transfer_s` (after the last entry and after the round before), `bytes` (of all members) [R]; `round` (index into
-    these), `slot`, `rank`, `late_s`, `own_s`, `stay_s` (from entry to end), `left_s` (the end) [M]."""
+    `transfer_s` (after the last entry and after the round before), `bytes` (of all members), where their members begin
+    (`starts`) [R]; `round` (index into these), `slot`, `rank`, `late_s`, `own_s`, `stay_s` (from entry to end), `left_s`
+    (the end) [M]."""
 
     group: Ints
     sequence: Ints
-    site: np.ndarray[tuple[int], np.dtype[np.uint64]]
+    site: Words
     begin_s: Floats
     over_s: Floats
     transfer_s: Floats
     bytes: Floats
+    starts: Ints
     round: Ints
     slot: Ints
     rank: Ints
@@ -49,74 +53,92 @@ class Timing:
     own_s: Floats
     stay_s: Floats
     left_s: Floats
-    together: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    together: Bools
 
 
 class Timer:
     """Turns ends into timed rounds as soon as all members are known, or enough of them after a while."""
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-        self._open = Keys(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        self._age = np.zeros(0, np.int64)
-        self._over_s: dict[int, float] = {}  # of the last round of each group
+    def __init__(self, rounds: Rounds) -> None:
+        self._rounds = rounds
+        self._column, self._group, self._sequence = (np.zeros(0, np.int64) for _ in range(3))  # of open rounds
+        self._since_s = np.zeros(0)
+        self._noted = np.zeros_like(rounds.newest)  # [C, G] the number of the round that is open or timed
+        self._over_s = np.zeros(0)  # of the last round of each group
 
-    def take(self, keys: Keys, offset_s: Floats) -> Timing | None:
-        """`keys`: rounds of which an end was seen; `offset_s` [S]: how far each slot's host is ahead."""
-        grid = self._grid
-        pairs = np.concatenate(
-            [[self._open.group, self._open.sequence, -self._age], [keys.group, keys.sequence, 0 * keys.group]], axis=1
-        )
-        pairs = pairs[:, np.lexsort(pairs[::-1])]  # the oldest mention of each first
-        fresh = np.ones(pairs.shape[1], bool)
-        fresh[1:] = (pairs[:2, 1:] != pairs[:2, :-1]).any(axis=0)
-        group, sequence, age = pairs[0, fresh], pairs[1, fresh], -pairs[2, fresh]
-        if not len(group):
-            return None
-        found = Keys(group, sequence)
-        slots, columns, starts = grid.members(found)
-        here = (grid.sequence[slots, columns] == np.repeat(sequence, grid.size[group])) & ~np.isnan(
-            grid.ended[slots, columns]
-        )
-        present = np.add.reduceat(here, starts)
-        complete = present == grid.size[group]
-        gone = np.maximum.reduceat(grid.sequence[slots, columns], starts) > sequence
-        ready = complete | ((age >= PATIENCE) & (present >= ENOUGH * grid.size[group]) & (present > 1))
-        keep = ~ready & ~gone & (age < COLUMNS * PATIENCE)
-        self._open, self._age = Keys(group[keep], sequence[keep]), age[keep] + 1
-        return self._time(Keys(group[ready], sequence[ready]), offset_s) if ready.any() else None
+    def take(self, now_s: float, lead_s: Floats) -> Timing | None:
+        """What is ready since the last time; `lead_s` by rank: how far its host's clock is ahead."""
+        rounds, size = self._rounds, self._rounds.slots.size
+        self._open(now_s)
+        column, group, sequence = self._column, self._group, self._sequence
+        ended, age_s = rounds.ended[column, group], now_s - self._since_s
+        ready = (ended == size[group]) | ((age_s >= PATIENCE_S) & (ended >= ENOUGH * size[group]) & (ended > 1))
+        keep = ~ready & (age_s < FORGOTTEN_S)
+        order = np.lexsort((sequence[ready], group[ready]))
+        column, group, sequence = column[ready][order], group[ready][order], sequence[ready][order]
+        self._column, self._group, self._sequence = self._column[keep], self._group[keep], self._sequence[keep]
+        self._since_s = self._since_s[keep]
+        return self._time(column, group, sequence, lead_s) if len(group) else None
 
-    def _time(self, keys: Keys, offset_s: Floats) -> Timing:
-        grid = self._grid
-        slots, columns, starts = grid.members(keys)
-        sizes = grid.size[keys.group]
+    def _open(self, now_s: float) -> None:
+        """Rounds whose first end came since the last time, less those whose column has gone to another."""
+        rounds = self._rounds
+        if len(self._noted) != len(rounds.newest):  # fewer columns: numbers stay, places do not
+            self._noted = np.zeros_like(rounds.newest)
+            self._column = self._sequence % rounds.columns
+        self._noted = wider(self._noted, len(rounds.slots.facts))
+        self._over_s = np.append(self._over_s, np.full(len(rounds.slots.facts) - len(self._over_s), np.nan))
+        place = np.flatnonzero(rounds.unread)
+        rounds.unread.reshape(-1)[place] = False
+        noted, sequence = self._noted.reshape(-1), rounds.newest.reshape(-1)[place]
+        fresh = sequence != noted[place]
+        place, sequence = place[fresh], sequence[fresh]
+        noted[place] = sequence
+        column, group = np.divmod(place, max(len(rounds.slots.facts), 1))
+        here = rounds.newest[self._column, self._group] == self._sequence
+        self._column = np.concatenate([self._column[here], column])
+        self._group = np.concatenate([self._group[here], group])
+        self._sequence = np.concatenate([self._sequence[here], sequence.astype(np.int64)])
+        self._since_s = np.concatenate([self._since_s[here], np.full(len(group), now_s)])
+
+    def _time(self, column: Ints, group: Ints, sequence: Ints, lead_s: Floats) -> Timing:
+        rounds, slots = self._rounds, self._rounds.slots
+        member, starts = slots.members(group)
+        sizes = slots.size[group]
         round_of = np.repeat(np.arange(len(sizes)), sizes)
-        absent = grid.sequence[slots, columns] != keys.sequence[round_of]
-        entered = np.where(absent, np.nan, grid.entered[slots, columns] - offset_s[slots])
-        ended = np.where(absent, np.nan, grid.ended[slots, columns] - offset_s[slots])
+        at = np.repeat(column * len(slots.ranks), sizes) + member
+        rows = rounds.cells.reshape(-1)[at]
+        absent = rounds.marks.reshape(-1)[at] // 2 != np.repeat(sequence, sizes)
+        rank = slots.ranks[member]
+        lead_s = np.where(absent, np.nan, lead_s[rank])
+        entered, ended = rows["entered"] - lead_s, rows["ended"] - lead_s
+        own_s = rows["own"].astype(np.float64)
+        own_s[absent | np.isnan(own_s)] = 0.0
         begin_s = np.fmax.reduceat(entered, starts)
-        first = slots[starts], columns[starts]
-        together = np.isin(grid.op[first], TOGETHER)
+        there = np.maximum.reduceat(np.where(absent, -1, np.arange(len(rows))), starts)  # a member that is known
+        told = rounds.kinds.rows[rows["kind"][there] & ~FAILED]
+        together = np.isin(told["op"], TOGETHER)
         over_s = np.where(together, np.fmin.reduceat(ended, starts), np.fmax.reduceat(ended, starts))
         over_s = np.fmax(over_s, begin_s)
         before_s = np.concatenate([[np.nan], over_s[:-1]])
-        fresh = np.concatenate([[True], keys.group[1:] != keys.group[:-1]])
-        before_s[fresh] = [self._over_s.get(group, np.nan) for group in keys.group[fresh].tolist()]
+        fresh = np.concatenate([[True], group[1:] != group[:-1]])
+        before_s[fresh] = self._over_s[group[fresh]]
         last = np.concatenate([fresh[1:], [True]])
-        self._over_s |= dict(zip(keys.group[last].tolist(), over_s[last].tolist(), strict=True))
-        own_s = np.where(absent, np.nan, grid.own[slots, columns])
-        late_s = np.fmax(entered - _low_median(entered, round_of, starts)[round_of], 0.0)
+        self._over_s[group[last]] = over_s[last]
+        late_s = np.fmax(entered - np.repeat(_low_median(entered, sizes, starts), sizes), 0.0)  # 0 of who is absent
         return Timing(
-            keys.group, keys.sequence, grid.site[first], begin_s, over_s,
-            np.fmax(over_s - np.fmax(begin_s, before_s), 0.0), grid.bytes[first].astype(np.float64) * sizes, round_of,
-            slots, grid.ranks[slots], np.nan_to_num(np.minimum(late_s, own_s)), np.nan_to_num(own_s), ended - entered,
-            ended, together,
+            group, sequence, sites(told), begin_s, over_s, np.fmax(over_s - np.fmax(begin_s, before_s), 0.0),
+            told["bytes"].astype(np.float64) * sizes, starts, round_of, member, rank, np.minimum(late_s, own_s), own_s,
+            ended - entered, ended, together,
         )  # fmt: skip
 
 
-def _low_median(values: Floats, round_of: Ints, starts: Ints) -> Floats:
+def _low_median(values: Floats, sizes: Ints, starts: Ints) -> Floats:
     """The lower median of each round's values [M] that are there: [R]."""
-    ordered = values[np.lexsort((values, round_of))]  # NaN last
-    present = np.add.reduceat(~np.isnan(values), starts)
-    found: Floats = ordered[starts + np.maximum(present - 1, 0) // 2]
+    found = np.empty(len(sizes))
+    for size in np.unique(sizes).tolist():
+        mine = np.flatnonzero(sizes == size)
+        ordered = np.sort(values[starts[mine][:, None] + np.arange(size)], axis=1)  # NaN last
+        present = np.maximum((~np.isnan(ordered)).sum(axis=1) - 1, 0) // 2
+        found[mine] = ordered[np.arange(len(mine)), present]
     return found

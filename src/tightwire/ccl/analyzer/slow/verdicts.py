@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tightwire.ccl.analyzer.slow.detector import Finding
-from tightwire.ccl.analyzer.slow.links import Flow, Pair
+from tightwire.ccl.analyzer.slow.links import Flow
+from tightwire.ccl.analyzer.stopped import Pair
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.throttling import Throttling
 from tightwire.ccl.verdict import Verdict
@@ -26,11 +27,10 @@ def slow(
         lines += told
     if found.links is not None:
         pairs = [f"{a}-{b}" for a, b in found.links.pairs]
-        if found.links.device is not None:
-            guilty.add(found.links.device)
-            causes.append(f"network device of rank {found.links.device}: slow to or from other ranks")
-        else:
-            causes.append(f"link{'s' if len(pairs) > 1 else ''} {', '.join(pairs)}: slow")
+        guilty |= set(found.links.devices)
+        causes += [f"network device of rank {device}: slow to or from other ranks" for device in found.links.devices]
+        alone = [f"{a}-{b}" for a, b in found.links.alone]
+        causes += [f"link{'s' if len(alone) > 1 else ''} {', '.join(alone)}: slow"] if alone else []
         lines += [_flow(pair, *flows) for pair, flows in found.links.flows.items()]
         lines.append(f"transfers of group {facts.name!r} take longer, though all ranks have come")
     lines.append(f"P = {share_of_arrivals(found):.2f} of the lost time was waiting for late ranks, the rest transfer")
