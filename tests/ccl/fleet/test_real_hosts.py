@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,17 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tightwire.ccl.probe.ring import FRAME, FRAMES, HEADER_BYTES
 from tightwire.net.keys import Keys
 
 pytestmark = pytest.mark.job
 CLI = [sys.executable, "-m", "tightwire.cli", "ccl"]
 LIMIT_S = 120
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Fleet:

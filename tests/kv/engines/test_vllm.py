@@ -2,7 +2,6 @@
 that shares prefixes through a folder, and one without a connector, whose tokens are the right ones."""
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.ports import free_port
 from vllm_host import Engine, prompt
 
 from tightwire.kv.block import KVBlock
@@ -227,13 +227,6 @@ def test_prefill_killed_in_the_middle_is_recomputed(engines: Engines) -> None:
     threading.Timer(0.1, engines.prefill.process.kill).start()
     assert engines.decode.wait("killed")["tokens"] == engines.right(ids)
     assert engines.decode.stats()["usage"] == 0
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def wait_for(engines: Engines, condition: Any) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.ports import free_port
 from tightwire.kv.block import KVBlock
 from tightwire.kv.store import Layout, PrefixStore, Store
 
@@ -93,8 +94,7 @@ class RedisServer:
         binary = shutil.which("redis-server") or shutil.which("valkey-server")
         if binary is None:
             pytest.skip("neither redis-server nor valkey-server is installed (apt-get install redis-server)")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._command = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", *settings]  # fmt: skip
         self.start()
 

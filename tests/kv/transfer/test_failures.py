@@ -13,6 +13,7 @@ import pytest
 
 from tests.kv.transfer.blocks import FOUR, LAYERS, joined
 from tests.kv.transfer.peer import PIECES, TOKENS, receive, send
+from tests.ports import free_port
 from tightwire.errors import LinkError
 from tightwire.kv.codec import decode_block, encode_block
 from tightwire.kv.transfer.receiver import Receiver
@@ -44,11 +45,6 @@ def peer(what, address: str) -> Iterator[tuple[multiprocessing.Process, Connecti
 
 def port_of(endpoint: str) -> int:
     return int(endpoint.rsplit(":", 1)[1])
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def break_connections(link: ShapedLink) -> None:
