@@ -185,11 +185,17 @@ def test_prefixes_are_shared_through_a_folder(engines: Engines) -> None:
     start = prompt(70, 512)
     first, second = start + prompt(71, 70), start + prompt(72, 50)
     assert engines.shared.run(first, COUNT)["tokens"] == engines.right(first)
-    wait_for(engines, lambda stats: stats["tokens_saved"] == 512)
+    wait_for(engines, lambda stats: stats["tokens_saved"] == 576)  # whole chunks, and a tail of 64
     engines.shared.ask(forget=True)
     assert engines.shared.run(second, COUNT)["tokens"] == engines.right(second)
     assert engines.shared.stats()["tokens_loaded"] == 512
     assert engines.shared.run(start, COUNT)["tokens"] == engines.right(start)  # vLLM's own cache has most of it
+    wait_for(engines, lambda stats: stats["tokens_saved"] == 576 + 48)  # the tail of `second`
+    engines.shared.ask(forget=True)
+    before = engines.shared.stats()["tokens_loaded"]
+    turn = first + prompt(76, 30)  # the next turn of a conversation finds all of `first`, but for 6 tokens
+    assert engines.shared.run(turn, COUNT)["tokens"] == engines.right(turn)
+    assert engines.shared.stats()["tokens_loaded"] - before == 576
     assert engines.shared.stats()["loads_failed"] == 0
 
 
@@ -197,7 +203,7 @@ def test_a_damaged_store_is_a_miss(engines: Engines) -> None:
     ids = prompt(73, 700)
     saved = engines.shared.stats()["tokens_saved"]
     engines.shared.run(ids, 1)
-    wait_for(engines, lambda stats: stats["tokens_saved"] == saved + 640)
+    wait_for(engines, lambda stats: stats["tokens_saved"] == saved + 640 + 48)
     files = [path for path in engines.store.rglob("*") if path.is_file() and path.stat().st_size > 2**14]
     assert len(files) >= 5
     for path in files:
