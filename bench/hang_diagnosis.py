@@ -18,12 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
+from drills.costs import call_cost
 from harness import Result, parser, publish
 from tightwire import _ring
-from tightwire.ccl import attach
 from tightwire.ccl.probe import ring_writer
 
 RANKS = 4
@@ -102,26 +99,9 @@ def event_cost(figure: str, make: Callable[..., Any], what: str) -> Result:
     )
 
 
-def call_cost() -> Result:
+def probe_cost() -> Result:
     """What the probe adds to one call of torch.distributed on the thread that makes it; gloo's own threads do not count."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    tensor, options, count = torch.ones(1000), dist.AllreduceOptions(), 2000
-
-    def cost_us() -> float:
-        costs = []
-        for _ in range(9):
-            start = time.thread_time()
-            for _ in range(count):
-                dist.group.WORLD.allreduce([tensor], options).wait()
-            costs.append((time.thread_time() - start) / count * 1e6)
-        return statistics.median(costs)
-
-    plain_us = cost_us()
-    with tempfile.TemporaryDirectory() as name:
-        attach(name)
-        added_us = cost_us() - plain_us
-    dist.destroy_process_group()
+    added_us, plain_us = call_cost()
     note = f"allreduce and its wait, entry and end recorded, processor time; the call itself takes {plain_us:.1f} us"
     return Result("probe.call_cost_us", added_us, "us", "lower", note)
 
@@ -136,7 +116,7 @@ def main() -> None:
         event_cost("probe.event_cost_us", _ring.Writer, "native writer"),
         event_cost("probe.python_event_cost_us", ring_writer.Writer, "Python twin"),
     ]
-    results.append(call_cost())
+    results.append(probe_cost())
     for fault in ("stop", "kill", "loop"):
         results += fault_runs(fault, arguments.runs, rng)
     results.append(clean_runs(arguments.runs))

@@ -114,9 +114,7 @@ class Controller:
             return Decision("raw", reason, [], None, request, now_s, send=False, probe=True)
         if link is None:
             return Decision("raw", "the link has not been measured yet", [], None, request, now_s, probe=True)
-        rate = link.bytes_per_s
-        if verdict is not None:
-            rate = min(rate, verdict.bytes_per_s or SLOW_SHARE * rate)
+        rate = self._rate(link)
         candidates = self._candidates(request, link, rate, now_s)
         totals = [c.expected_s for c in candidates]
         allowed = [i for i, c in enumerate(candidates) if c.refused is None]
@@ -137,16 +135,17 @@ class Controller:
         """A decision for what is left of a transfer, `raw_bytes` and `prefill_s` of compute, where the link has changed
         since `decision` and another strategy is clearly faster now; None: go on."""
         rate, request = decision.link_bytes_per_s, decision.request
-        if link is None or rate is None or raw_bytes <= 0 or abs(log(link.bytes_per_s / rate)) < CHANGED_LINK:
+        if link is None or rate is None or raw_bytes <= 0:
+            return None
+        now = self._rate(link)
+        if abs(log(now / rate)) < CHANGED_LINK:
             return None
         left = raw_bytes / request.raw_bytes
         rest = msgspec.structs.replace(
             request, raw_bytes=raw_bytes, chunks=max(round(request.chunks * left), 1), prefill_s=prefill_s,
             tokens=round(request.tokens * left), queued_bytes=0,
         )  # fmt: skip
-        now_s, verdict, now = self._clock.now_s(), self._verdict, link.bytes_per_s
-        if verdict is not None:
-            now = min(now, verdict.bytes_per_s or SLOW_SHARE * now)
+        now_s = self._clock.now_s()
         candidates = self._candidates(rest, link, now, now_s)
         totals = [c.expected_s for c in candidates]
         current = self._at[decision.chosen]
@@ -207,6 +206,11 @@ class Controller:
         if request.workload in budgets:
             return budgets[request.workload]
         return max([self.settings.quality_budget, *budgets.values()])
+
+    def _rate(self, link: LinkEstimate) -> float:
+        """What the link carries, as far as a verdict lets it be believed."""
+        verdict, rate = self._verdict, link.bytes_per_s
+        return rate if verdict is None else min(rate, verdict.bytes_per_s or SLOW_SHARE * rate)
 
     def _candidates(self, request: Request, link: LinkEstimate, rate: float, now_s: float) -> list[Candidate]:
         latency_s, chance = link.latency_s, link.jump_chance if link.jump_chance >= LEAST_CHANCE else 0.0
