@@ -1,7 +1,7 @@
 """The transport's own progress counters: the TCP connections between ranks, as the kernel counts them.
 
-inet_diag(7) through pyroute2, in each rank's network namespace; where that is not allowed or not installed,
-/proc/PID/net/tcp, which has the queues and the retransmissions but no byte counts.
+inet_diag(7) in each rank's network namespace; where that is not allowed, /proc/PID/net/tcp, which has the queues and the
+retransmissions but no byte counts.
 """
 
 from __future__ import annotations
@@ -14,42 +14,21 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
 
+from tightwire.ccl import inet_diag
+from tightwire.ccl.inet_diag import Socket
+
 _CLONE_NEWNET = 0x40000000
 _ESTABLISHED, _RESEND = 1, 1
-_WITH_TCP_INFO = 1 << 1  # the bit of INET_DIAG_INFO (2)
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """One end of a TCP connection, that of `rank`; `peer` is the rank at the other end. `queued_bytes` were handed to the
-    kernel and are not acknowledged; `resending`: its timer is set to send them again, not to ask whether the receiver has
-    room; `retransmits` counts such tries in a row without an answer; `busy_s` is how long it had bytes under way so far,
-    `receiver_limited_s` how much of that because the receiver did not read; `rtt_s` the smoothed round trip, `delivery_bytes_per_s` the kernel's last measure of what
-    gets through. What only
-    inet_diag tells is None where only /proc was to be had."""
+    """One end of a TCP connection, that of `rank`; `peer` is the rank at the other end. The rest as of `Socket`."""
 
     rank: int
     peer: int
-    local: str
-    remote: str
-    queued_bytes: int
-    resending: bool
-    retransmits: int
-    acked_bytes: int | None = None
-    received_bytes: int | None = None
-    busy_s: float | None = None
-    receiver_limited_s: float | None = None
-    rtt_s: float | None = None
-    delivery_bytes_per_s: int | None = None
-
-
-class Socket(NamedTuple):
-    """One established TCP socket, with the fields of `Connection`."""
-
-    inode: int
     local: str
     remote: str
     queued_bytes: int
@@ -123,15 +102,15 @@ def _inodes(pid: int, proc: Path) -> set[int]:
 
 def _sockets(pid: int, proc: Path) -> list[Socket]:
     try:
-        return _in_namespace(proc / str(pid) / "ns" / "net", by_diag)
-    except Exception:  # not installed, not allowed, not in this kernel
+        return _in_namespace(proc / str(pid) / "ns" / "net", inet_diag.established)
+    except OSError:  # not allowed, not in this kernel
         return _by_proc(pid, proc)
 
 
 def _in_namespace(path: Path, call: Callable[[], list[Socket]]) -> list[Socket]:
     """The result of `call` in that network namespace: in a thread, for setns(2) moves only the thread that calls it."""
     result: list[list[Socket]] = []
-    errors: list[Exception] = []
+    errors: list[OSError] = []
 
     def body() -> None:
         try:
@@ -140,7 +119,7 @@ def _in_namespace(path: Path, call: Callable[[], list[Socket]]) -> list[Socket]:
                     if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
                         raise OSError(ctypes.get_errno(), "setns")
             result.append(call())
-        except Exception as error:
+        except OSError as error:
             errors.append(error)
 
     thread = threading.Thread(target=body)
@@ -149,28 +128,6 @@ def _in_namespace(path: Path, call: Callable[[], list[Socket]]) -> list[Socket]:
     if errors:
         raise errors[0]
     return result[0]
-
-
-def by_diag() -> list[Socket]:
-    """Those of the network namespace of the calling thread."""
-    from pyroute2.netlink.diag import DiagSocket
-
-    found = []
-    with DiagSocket() as diag:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for each in diag.get_sock_stats(family=family, states=1 << _ESTABLISHED, extensions=_WITH_TCP_INFO):
-                info: dict[str, Any] = dict(each["attrs"]).get("INET_DIAG_INFO", {})
-                found.append(
-                    Socket(
-                        each["idiag_inode"], f"{each['idiag_src']}:{each['idiag_sport']}",
-                        f"{each['idiag_dst']}:{each['idiag_dport']}", each["idiag_wqueue"],
-                        each["idiag_timer"] == _RESEND, info.get("tcpi_retransmits", 0), info.get("tcpi_bytes_acked"),
-                        info.get("tcpi_bytes_received"), _seconds(info.get("tcpi_busy_time")),
-                        _seconds(info.get("tcpi_rwnd_limited")), _seconds(info.get("tcpi_rtt")),
-                        info.get("tcpi_delivery_rate"),
-                    )
-                )  # fmt: skip
-    return found
 
 
 def _by_proc(pid: int, proc: Path) -> list[Socket]:
@@ -188,13 +145,9 @@ def _by_proc(pid: int, proc: Path) -> list[Socket]:
     return found
 
 
-def _seconds(microseconds: int | None) -> float | None:
-    return None if microseconds is None else microseconds / 1e6
-
-
 def _address(text: str) -> str:
     """`0100007F:1F90`, in words of the host's byte order, as `127.0.0.1:8080`."""
     number, port = text.split(":")
     words = [int(number[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(number), 8)]
     family = socket.AF_INET if len(words) == 1 else socket.AF_INET6
-    return f"{socket.inet_ntop(family, b''.join(words))}:{int(port, 16)}"
+    return inet_diag.address(family, b"".join(words), int(port, 16))

@@ -142,9 +142,9 @@ def sent_bytes() -> int:
 
 def busiest_peer() -> int:
     """The host to which this process's own host sent most so far."""
-    from tightwire.ccl import transport
+    from tightwire.ccl import inet_diag
 
     sent: dict[str, int] = defaultdict(int)
-    for each in transport.by_diag():
+    for each in inet_diag.established():
         sent[each.remote.rpartition(":")[0]] += each.acked_bytes or 0
     return max(range(MAX_HOSTS), key=lambda host: sent.get(address(host), -1))
