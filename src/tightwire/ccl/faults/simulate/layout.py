@@ -16,12 +16,16 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Layout:
-    """Tensor ranks are neighbours; `per_host` ranks share a host."""
+    """Tensor ranks are neighbours; `per_host` ranks share a host; each `expert` replicas share out their experts."""
 
     tensor: int = 1
     pipeline: int = 1
     data: int = 2
     per_host: int = 8
+    expert: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.data % self.expert == 0, "replicas share experts in groups of one size"
 
     @property
     def world(self) -> int:
@@ -38,8 +42,15 @@ class Layout:
         return np.arange(self.world) // self.per_host
 
     @cached_property
+    def experts(self) -> Ints:
+        """[P, D / E, T, E]"""
+        shape = (self.pipeline, self.data // self.expert, self.expert, self.tensor)
+        return self.ranks.reshape(shape).swapaxes(2, 3)
+
+    @cached_property
     def facts(self) -> list[GroupFacts]:
-        """All groups: the world, then tensor [P, D], data [P, T], forward and backward pairs [P-1, D, T]."""
+        """All groups: the world, then tensor [P, D], data [P, T], expert [P, D / E, T], forward and backward pairs
+        [P-1, D, T]."""
         found = [_facts("world", self.ranks.ravel().tolist())]
         if self.tensor > 1:
             found += [
@@ -49,6 +60,8 @@ class Layout:
             found += [
                 _facts(f"data {p} {t}", self.ranks[p, :, t].tolist()) for p, t in np.ndindex(self.pipeline, self.tensor)
             ]
+        if self.expert > 1:
+            found += [_facts(f"expert {p} {b} {t}", self.experts[p, b, t].tolist()) for p, b, t in np.ndindex(self.experts.shape[:3])]
         for step in (1, -1):
             for p, d, t in np.ndindex(self.pipeline - 1, self.data, self.tensor):
                 pair = [int(self.ranks[p, d, t]), int(self.ranks[p + 1, d, t])][::step]
@@ -61,8 +74,9 @@ class Layout:
         tensor = self.pipeline * self.data if self.tensor > 1 else 0
         data = self.pipeline * self.tensor if self.data > 1 else 0
         pairs = (self.pipeline - 1) * self.data * self.tensor
-        begins = np.cumsum([0, 1, tensor, data, pairs]).tolist()
-        return dict(zip(("world", "tensor", "data", "forward", "backward"), begins, strict=True))
+        expert = self.world // self.expert if self.expert > 1 else 0
+        begins = np.cumsum([0, 1, tensor, data, expert, pairs]).tolist()
+        return dict(zip(("world", "tensor", "data", "expert", "forward", "backward"), begins, strict=True))
 
 
 def _facts(name: str, ranks: list[int], point_to_point: bool = False) -> GroupFacts:

@@ -1,8 +1,8 @@
 """One training step after the other: what each rank enters and leaves, and when.
 
-Per microbatch and stage: layers of work, each with an all-reduce over the tensor ranks; activations to the next stage,
-gradients back; then the replicas' all-reduce and the world's. A collective begins when its last rank comes and lasts as
-long as the slowest link of its ring needs. What never happens is at infinity.
+Per microbatch and stage: layers of work, each with an all-reduce over the tensor ranks; tokens to the experts and back;
+activations to the next stage, gradients back; then the replicas' all-reduce and the world's. A collective begins when its
+last rank comes and lasts as long as the slowest of its links needs. What never happens is at infinity.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from tightwire.core.events import DTYPE_CODES, OPERATION_CODES, RECORD, Kind
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-_ALLREDUCE, _SEND, _RECV, _BARRIER = (OPERATION_CODES[name] for name in ("allreduce", "send", "recv", "barrier"))
+_ALLREDUCE, _ALLTOALL, _SEND, _RECV, _BARRIER = (
+    OPERATION_CODES[name] for name in ("allreduce", "alltoall_base", "send", "recv", "barrier")
+)
 _FLOAT32 = DTYPE_CODES["float32"]
 NO_PEER = 0xFFFFFFFF
 
@@ -53,7 +55,7 @@ class Physics:
 
     def __init__(self, layout: Layout, program: Program, faults: Sequence[Fault], rng: np.random.Generator) -> None:
         self.layout, self.program, self.faults = layout, program, faults
-        self._rng = rng
+        self.rng = rng
         self.steps = 0
         self.now_s: Floats = np.zeros(layout.ranks.shape)
         self._sequence = np.zeros(
@@ -75,9 +77,9 @@ class Physics:
             self.now_s.flat[fault.rank] = np.inf
         for fault in self._acting("sleep", "both"):
             self.now_s.flat[fault.rank] += (fault.severity - 1) * self._quiet_s
-        spikes = self._rng.random(self.now_s.shape) < program.spike_share
+        spikes = self.rng.random(self.now_s.shape) < program.spike_share
         self.now_s[spikes] += program.spike_s
-        pace = 1 + program.uneven * (2 * self._rng.random((1, layout.data, 1)) - 1)
+        pace = 1 + program.uneven * (2 * self.rng.random((1, layout.data, 1)) - 1)
         for _ in range(program.microbatches):
             self._pass(range(layout.pipeline), 1.0 * pace, "forward")
         for _ in range(program.microbatches):
@@ -88,7 +90,7 @@ class Physics:
         self.steps += 1
         emitted, self._emitted = self._emitted, []
         records, ranks = np.concatenate([each for each, _ in emitted]), np.concatenate([each for _, each in emitted])
-        order = np.lexsort((records["time_ns"], ranks))
+        order = by_rank(ranks)  # each rank's are in the order of time as they are
         return records[order], ranks[order]
 
     def speed(self) -> Floats:
@@ -144,7 +146,7 @@ class Physics:
             if number:
                 self._hand_over(stage, direction)
             for _ in range(program.layers):
-                noise = np.exp(program.jitter * self._rng.standard_normal(self.now_s[stage].shape))
+                noise = np.exp(program.jitter * self.rng.standard_normal(self.now_s[stage].shape))
                 self.now_s[stage] += program.layer_s * work[0] * noise
                 if layout.tensor > 1:
                     groups = layout.first["tensor"] + stage * layout.data + np.arange(layout.data)
@@ -152,6 +154,9 @@ class Physics:
                     self.now_s[stage] = self._collective(
                         self.now_s[stage], layout.ranks[stage], groups, _ALLREDUCE, program.activation_bytes, wire_s
                     )
+            if layout.expert > 1:
+                for _ in ("to the experts", "back"):
+                    self._exchange_tokens(stage)
 
     def _hand_over(self, stage: int, direction: str) -> None:
         layout, program = self.layout, self.program
@@ -172,6 +177,18 @@ class Physics:
         self._emit(left_s, receivers, groups, Kind.DONE, _RECV, size, 1)
         self.now_s[source] = (sent_s + program.exit_s).reshape(self.now_s[source].shape)
         self.now_s[stage] = left_s.reshape(self.now_s[stage].shape)
+
+    def _exchange_tokens(self, stage: int) -> None:
+        """An all-to-all of each expert group."""
+        layout, size = self.layout, self.program.activation_bytes
+        members = layout.experts[stage].reshape(-1, layout.expert)
+        groups = layout.first["expert"] + stage * len(members) + np.arange(len(members))
+        wire_s = np.zeros(len(members))
+        for step in range(1, layout.expert):
+            each_s = self._send(members.ravel(), np.roll(members, -step, axis=1).ravel(), size / layout.expert)
+            wire_s = np.maximum(wire_s, each_s.reshape(members.shape).max(axis=1))
+        entered_s = self.now_s.flat[members]
+        self.now_s.flat[members] = self._collective(entered_s, members, groups, _ALLTOALL, size, wire_s)
 
     def _reduce_gradients(self) -> None:
         layout, program = self.layout, self.program
@@ -201,7 +218,7 @@ class Physics:
             self._world(_BARRIER, 0)
         if program.evaluate_every and done % program.evaluate_every == 0:
             for _ in range(program.evaluate_rounds):
-                self.now_s += program.layer_s * self._rng.random(self.now_s.shape)
+                self.now_s += program.layer_s * self.rng.random(self.now_s.shape)
                 self._world(_ALLREDUCE, 8)
 
     def _ring(self, members: Ints, size: int) -> Floats:
@@ -254,7 +271,7 @@ class Physics:
 
     def _exit(self, shape: tuple[int, ...]) -> Floats:
         drawn = np.full(shape, self.program.exit_s)
-        drawn *= self._rng.random(shape)
+        drawn *= self.rng.random(shape)
         return drawn
 
     def _emit(self, time_s: Floats, ranks: Ints, groups: Ints, kind: Kind, op: object, size: object, end: int) -> None:
@@ -268,14 +285,22 @@ class Physics:
         self._emitted.append((records, ranks[real]))
 
 
+def by_rank(ranks: Ints) -> Ints:
+    """The order of ranks (fewer than 2**16) in which those of one rank stay as they are."""
+    return np.argsort(ranks.astype(np.uint16), kind="stable")
+
+
 def _links(layout: Layout) -> Ints:
-    """[pairs, 2]: the rings of the tensor and of the data-parallel groups, and neighbours in the pipeline both ways."""
+    """[pairs, 2]: the rings of the tensor and of the data-parallel groups, all pairs of the expert groups, and neighbours in
+    the pipeline both ways."""
     found = [
         np.stack([layout.ranks, np.roll(layout.ranks, -1, axis=axis)], axis=-1).reshape(-1, 2)
         for axis, size in ((2, layout.tensor), (1, layout.data))
         if size > 1
     ]
+    for step in range(1, layout.expert):
+        found.append(np.stack([layout.experts, np.roll(layout.experts, -step, axis=3)], axis=-1).reshape(-1, 2))
     for source, target in ((layout.ranks[:-1], layout.ranks[1:]), (layout.ranks[1:], layout.ranks[:-1])):
         found.append(np.stack([source, target], axis=-1).reshape(-1, 2))
-    pairs: Ints = np.concatenate(found)
+    pairs: Ints = np.unique(np.concatenate(found), axis=0)
     return pairs

@@ -13,7 +13,7 @@ from tightwire.ccl.digest import FRAME, RANK, UNKNOWN, Digest
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.faults.simulate.fault import Fault
 from tightwire.ccl.faults.simulate.layout import Layout
-from tightwire.ccl.faults.simulate.physics import Physics, Program
+from tightwire.ccl.faults.simulate.physics import Physics, Program, by_rank
 from tightwire.ccl.packing import REPEATED, Packer
 from tightwire.ccl.probe.process import ProcessState
 from tightwire.ccl.probe.ring import GroupFrame
@@ -27,7 +27,6 @@ from tightwire.core.events import RECORD, Kind
 RTT_S, QUEUED_RTT_S = 0.0002, 0.01
 QUEUED_BYTES, RETRANSMITS = 65536, 5
 FACTS_EVERY = 16  # looks, the groups are told again
-RUN_AHEAD = 2  # steps simulated beyond what was asked for
 
 
 class SimulatedCluster:
@@ -44,7 +43,7 @@ class SimulatedCluster:
         count = int(layout.hosts[-1]) + 1
         self._skew_s = self._rng.random(count) * skew_s
         self._told_groups = _by_host(layout)
-        self._records, self._ranks = np.zeros(0, RECORD), np.zeros(0, np.int64)
+        self._pending: list[tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]] = []  # of each step that is not all told
         self._packer = Packer()
         self._ranks_now = np.zeros(layout.world, RANK)
         self._ranks_now["rank"], self._ranks_now["world"] = np.arange(layout.world), layout.world
@@ -59,6 +58,11 @@ class SimulatedCluster:
         self._names: tuple[npt.NDArray[np.bytes_], npt.NDArray[np.bytes_]] | None = None
         self._looks = 0
         self.step_ends_s: list[float] = []
+
+    def inject(self, faults: Sequence[Fault], seed: int) -> None:
+        """Go on with these faults, and other noise than until now."""
+        self.faults = self.physics.faults = faults
+        self._rng = self.physics.rng = np.random.default_rng(seed)
 
     def digests(self, now_s: float) -> list[Digest]:
         """What each host's agent sees at `now_s`, packed; those that are lost are left out."""
@@ -128,9 +132,16 @@ class SimulatedCluster:
     def _due(self, now_s: float) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
         """The records written since the last look, on their hosts' clocks, and their ranks."""
         self._run_until(now_s)
-        due = self._records["time_ns"] <= now_s * 1e9
-        records, ranks = self._records[due], self._ranks[due]
-        self._records, self._ranks = self._records[~due], self._ranks[~due]
+        told, left = [(np.zeros(0, RECORD), np.zeros(0, np.int64))], []
+        for each, of_each in self._pending:
+            due = each["time_ns"] <= now_s * 1e9
+            told.append((each[due], of_each[due]))
+            if not due.all():
+                left.append((each[~due], of_each[~due]))
+        self._pending = left
+        records, ranks = (np.concatenate(column) for column in zip(*told, strict=True))
+        order = by_rank(ranks)
+        records, ranks = records[order], ranks[order]
         self._count(records, ranks)
         self._note_states(now_s)
         records["time_ns"] += (self._skew_s * 1e9).astype(np.uint64)[self.layout.hosts[ranks]]
@@ -197,10 +208,7 @@ class SimulatedCluster:
         while self.physics.now_s[np.isfinite(self.physics.now_s)].max(initial=-np.inf) <= now_s:
             before = self.physics.now_s.copy()
             records, ranks = self.physics.step()
-            self._records = np.concatenate([self._records, records])
-            self._ranks = np.concatenate([self._ranks, ranks])
-            order = np.argsort(self._ranks, kind="stable")
-            self._records, self._ranks = self._records[order], self._ranks[order]
+            self._pending.append((records, ranks))
             end_s = float(self.physics.now_s.max())
             self._traffic.append((end_s, self.physics.acked_bytes.copy(), self.physics.busy_s.copy()))
             self.step_ends_s.append(end_s)

@@ -1,0 +1,155 @@
+"""One incident in a simulated cluster that is under way already: each runs in a fork of the process that has watched the
+cluster's first steps, and they are not run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+import msgspec
+
+from scale.cases import Case
+from tightwire.ccl import incident, score
+from tightwire.ccl.connections import Connections
+from tightwire.ccl.digest import Digest
+from tightwire.ccl.faults.simulate.layout import Layout
+from tightwire.ccl.faults.simulate.physics import Program
+from tightwire.ccl.faults.simulate.stream import SimulatedCluster, SimulatedSource
+from tightwire.ccl.verdict import Verdict
+from tightwire.ccl.watcher import Watcher
+from tightwire.core.clock import Clock, FakeClock
+
+EVERY_S = 1.0  # a summary of each host
+LOST, SKEW_S = 0.01, 0.05
+PROGRAM = Program(uneven=0.1, spike_share=1e-6)
+KNOWN_STEPS = 40  # watched before anything is injected
+HANG_S, SLOW_STEPS = 60.0, 50  # at most
+REFINED_STEPS = 18  # after the first word about a slow job, more may be said
+T = TypeVar("T")
+
+
+class Played(msgspec.Struct, frozen=True):
+    """`took_s` of the simulation from the first step with a fault to the last word; `verdict_s` the processor time of each
+    look that ended in a verdict, without the simulation; `capture_s` that of the incident's record."""
+
+    outcome: score.Outcome
+    said: list[Verdict]
+    took_s: float | None = None
+    verdict_s: list[float] = []
+    capture_s: float = 0.0
+    wall_s: float = 0.0
+    error: str = ""
+
+
+class Timed(SimulatedSource):
+    """`spent_s`: the processor time that the simulation took so far."""
+
+    def __init__(self, cluster: SimulatedCluster, clock: Clock) -> None:
+        super().__init__(cluster, clock)
+        self.spent_s = 0.0
+
+    def look(self) -> list[Digest]:
+        return self._timed(super().look)
+
+    def connections(self, pids: Mapping[int, int]) -> Connections:
+        return self._timed(lambda: SimulatedSource.connections(self, pids))
+
+    def _timed(self, call: Callable[[], T]) -> T:
+        began_s = time.process_time()
+        found = call()
+        self.spent_s += time.process_time() - began_s
+        return found
+
+
+class Watched:
+    """A cluster and who watches it."""
+
+    def __init__(self, layout: Layout, program: Program, seed: int) -> None:
+        self.clock = FakeClock()
+        self.cluster = SimulatedCluster(layout, program, (), seed, SKEW_S, LOST)
+        self.source = Timed(self.cluster, self.clock)
+        self.watcher = Watcher(self.source, self.clock)
+
+    @property
+    def steps(self) -> int:
+        """That are over."""
+        return sum(end_s <= self.clock.now_s() for end_s in self.cluster.step_ends_s)
+
+    def step(self) -> tuple[Verdict | None, float]:
+        """One look: what it ended in, and the watcher's processor time."""
+        self.clock.advance_s(EVERY_S)
+        began_s, before_s = time.process_time(), self.source.spent_s
+        said = self.watcher.step()
+        return said, time.process_time() - began_s - (self.source.spent_s - before_s)
+
+
+def warm(layout: Layout, seed: int) -> Watched:
+    """Watched up to `KNOWN_STEPS`."""
+    watched = Watched(layout, PROGRAM, seed)
+    while watched.steps < KNOWN_STEPS:
+        said, _ = watched.step()
+        if said is not None:
+            raise RuntimeError(f"a false alarm while nothing is wrong: {said}")
+    return watched
+
+
+def play(watched: Watched, case: Case, seed: int) -> Played:
+    """In a fork; `watched` stays as it is."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_play_and_tell, args=(watched, case, seed, sender))
+    child.start()
+    sender.close()
+    try:
+        return msgspec.json.decode(receiver.recv_bytes(), type=Played)
+    except EOFError:
+        return Played(score.Outcome(False, False, False), [], error="the process ended")
+    finally:
+        child.join()
+
+
+def _play_and_tell(watched: Watched, case: Case, seed: int, sender: Connection) -> None:
+    try:
+        played = _play(watched, case, seed)
+    except Exception:
+        played = Played(score.Outcome(False, False, False), [], error=traceback.format_exc())
+    sender.send_bytes(msgspec.json.encode(played))
+    sender.close()
+    os._exit(0)
+
+
+def _play(watched: Watched, case: Case, seed: int) -> Played:
+    began_s = time.perf_counter()
+    first = watched.cluster.physics.steps + case.faults[0].step
+    faults = [dataclasses.replace(fault, step=first) for fault in case.faults]
+    watched.cluster.inject(faults, seed)
+    said: list[Verdict] = []
+    verdict_s, capture_s, told = [], 0.0, None
+    while not (said and said[-1].is_hang) and watched.steps - first < SLOW_STEPS:
+        since_s = watched.cluster.step_ends_s[first - 1] if len(watched.cluster.step_ends_s) >= first else watched.clock.now_s()
+        if watched.clock.now_s() - since_s > HANG_S and watched.steps <= first:
+            break
+        if told is not None and watched.steps - told > REFINED_STEPS:
+            break
+        verdict, spent_s = watched.step()
+        if verdict is not None:
+            verdict_s.append(spent_s)
+            before_s = time.process_time()
+            incident.capture(watched.watcher.collector, verdict, [])
+            capture_s = max(capture_s, time.process_time() - before_s)
+            said.append(msgspec.structs.replace(verdict, waiting_ranks=[], evidence=verdict.evidence[:8]))
+            told = watched.steps if told is None else told
+    took_s = said[-1].at_s - watched.cluster.step_ends_s[first - 1] if said else None
+    return Played(score.judge(_truth(case), said), said, took_s, verdict_s, capture_s, time.perf_counter() - began_s)
+
+
+def _truth(case: Case) -> score.Truth:
+    ranks = sorted({rank for fault in case.faults for rank in fault.guilty_ranks})
+    links = sorted({link for fault in case.faults for link in fault.guilty_links})
+    return score.Truth(case.anomaly, ranks, links)
