@@ -30,7 +30,7 @@ LOST, SKEW_S = 0.01, 0.05
 PROGRAM = Program(uneven=0.1, spike_share=1e-6)
 KNOWN_STEPS = 40  # watched before anything is injected
 HANG_S, SLOW_STEPS = 60.0, 50  # at most
-REFINED_STEPS = 18  # after the first word about a slow job, more may be said
+REFINED_S, REFINED_STEPS = 12.0, 18  # after the first word about a hang, a slow job, more may be said
 T = TypeVar("T")
 
 
@@ -130,23 +130,34 @@ def _play(watched: Watched, case: Case, seed: int) -> Played:
     faults = [dataclasses.replace(fault, step=first) for fault in case.faults]
     watched.cluster.inject(faults, seed)
     said: list[Verdict] = []
-    verdict_s, capture_s, told = [], 0.0, None
-    while not (said and said[-1].is_hang) and watched.steps - first < SLOW_STEPS:
-        since_s = watched.cluster.step_ends_s[first - 1] if len(watched.cluster.step_ends_s) >= first else watched.clock.now_s()
-        if watched.clock.now_s() - since_s > HANG_S and watched.steps <= first:
+    verdict_s: list[float] = []
+    first_s = told_s = told_steps = None
+    while watched.steps - first < SLOW_STEPS:
+        now_s, ends_s = watched.clock.now_s(), watched.cluster.step_ends_s
+        if first_s is None and len(ends_s) >= first and ends_s[first - 1] <= now_s:
+            first_s = ends_s[first - 1]
+        if told_s is not None and (
+            now_s - told_s >= REFINED_S if said[0].is_hang else watched.steps - told_steps > REFINED_STEPS
+        ):
             break
-        if told is not None and watched.steps - told > REFINED_STEPS:
+        if told_s is None and first_s is not None and watched.steps <= first and now_s - first_s > HANG_S:
             break
         verdict, spent_s = watched.step()
-        if verdict is not None:
+        if verdict is not None and (not said or _names(verdict) != _names(said[-1])):
             verdict_s.append(spent_s)
-            before_s = time.process_time()
-            incident.capture(watched.watcher.collector, verdict, [])
-            capture_s = max(capture_s, time.process_time() - before_s)
             said.append(msgspec.structs.replace(verdict, waiting_ranks=[], evidence=verdict.evidence[:8]))
-            told = watched.steps if told is None else told
-    took_s = said[-1].at_s - watched.cluster.step_ends_s[first - 1] if said else None
+            if told_s is None:
+                told_s, told_steps = now_s, watched.steps
+    capture_s = time.process_time()
+    if said:
+        incident.capture(watched.watcher.collector, said[-1], [])
+    capture_s = time.process_time() - capture_s
+    took_s = said[-1].at_s - first_s if said and first_s is not None else None
     return Played(score.judge(_truth(case), said), said, took_s, verdict_s, capture_s, time.perf_counter() - began_s)
+
+
+def _names(verdict: Verdict) -> tuple[str, list[int], list[str], bool]:
+    return verdict.anomaly, verdict.guilty_ranks, verdict.guilty_links, verdict.ended_s is not None
 
 
 def _truth(case: Case) -> score.Truth:

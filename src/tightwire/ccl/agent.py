@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import msgspec
 
 from tightwire.ccl.deaths import Deaths
 from tightwire.ccl.probe import process
-from tightwire.ccl.probe.ring import Goodbye, RingState, read_new, read_state
+from tightwire.ccl.probe.ring import Goodbye, RingState, read_new, read_state, read_written
+from tightwire.ccl.pulse import Pulse
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.ccl.unknown import settled
 from tightwire.core.clock import Clock
@@ -24,6 +26,7 @@ from tightwire.errors import ConfigError
 
 MAX_FACTS_BYTES = 16 * 2**20
 MAX_UNSEEN = 100
+BEAT_S = 0.2
 _GOODBYES = frozenset(Goodbye)
 
 
@@ -36,7 +39,8 @@ class Agent:
         self._groups: dict[int, GroupFacts] = {}
         self._seen: dict[Path, tuple[int, int]] = {}  # (start of the process, records read so far)
         self._unseen: list[str] = []
-        self._deaths = Deaths()
+        self._deaths, self._pulse = Deaths(), Pulse()
+        self._host = socket.gethostname()
         self._last: dict[Path, RankSample] = {}
         self.unknown: dict[int, str] = {}
 
@@ -44,7 +48,8 @@ class Agent:
         """What is to be seen now. Files that are not (yet) rings are passed over."""
         ranks = []
         self.unknown = {}
-        for path in sorted({*self._folder.glob("rank-*.ring"), *self._last}):
+        rings, facts = self._files()
+        for path in sorted({*rings, *self._last}):
             try:
                 sample = self._look_at(path)
             except (OSError, ConfigError):
@@ -55,8 +60,11 @@ class Agent:
                 self._last[path] = msgspec.structs.replace(sample, records=b"")
             if sample is not None:
                 ranks.append(sample)
-        self._read_facts()
-        return Summary(socket.gethostname(), self._clock.now_s(), ranks, list(self._groups.values()), self._unseen)
+        for path in facts:
+            self._read_facts(path)
+        at_s = self._clock.now_s()
+        self._pulse.looked(at_s, {path: sample.written for path, sample in self._last.items()})
+        return Summary(self._host, at_s, ranks, list(self._groups.values()), self._unseen)
 
     @property
     def pids(self) -> set[int]:
@@ -64,11 +72,25 @@ class Agent:
         return {sample.pid for sample in list(self._last.values())}
 
     def wait(self, timeout_s: float) -> None:
-        """Sleep, but no longer than until a rank dies: who was first is seen only by looking at once."""
-        self._deaths.wait(timeout_s, self._clock)
+        """Sleep, but no longer than until a rank dies (who was first is seen only by looking at once) or slackens. While
+        there is none, a beat."""
+        for _ in range(max(round(timeout_s / BEAT_S), 1) if self._last else 1):
+            if self._deaths.wait(min(timeout_s, BEAT_S), self._clock):
+                return
+            if self._pulse.due(self._clock.now_s(), {path: read_written(path) or 0 for path in self._last}):
+                return
 
     def close(self) -> None:
         self._deaths.close()
+
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """(the rings, the facts about groups) in the folder."""
+        try:
+            names = [name for name in os.listdir(self._folder) if name.startswith("rank-")]
+        except OSError:  # not there yet
+            names = []
+        rings, facts = ([self._folder / name for name in names if name.endswith(end)] for end in (".ring", ".groups"))
+        return rings, facts
 
     def _look_at(self, path: Path) -> RankSample | None:
         """None when what is there cannot be the ring that was there before."""
@@ -115,12 +137,10 @@ class Agent:
         self._seen[path] = ring.pid_start, written
         return records.tobytes()
 
-    def _read_facts(self) -> None:
-        for path in self._folder.glob("rank-*.groups"):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                size = path.stat().st_size
-                if size == self._facts_read.get(path) or size > MAX_FACTS_BYTES:
-                    continue
+    def _read_facts(self, path: Path) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            size = path.stat().st_size
+            if size != self._facts_read.get(path) and size <= MAX_FACTS_BYTES:
                 for line in path.read_text().splitlines():
                     self._read_fact(json.loads(line))
                 self._facts_read[path] = size

@@ -37,11 +37,14 @@ class Deaths:
         self._take(0)
         return self._order.get(pid)
 
-    def wait(self, timeout_s: float, clock: Clock) -> None:
+    def wait(self, timeout_s: float, clock: Clock) -> bool:
+        """Whether one died meanwhile."""
         if not self._open:
             clock.sleep_s(timeout_s)
-            return
+            return False
+        known = len(self._order)
         self._take(timeout_s)
+        return len(self._order) > known
 
     def close(self) -> None:
         for descriptor in list(self._open):

@@ -15,7 +15,8 @@ from tightwire.errors import ConfigError
 
 NAME = "incident.json"
 WINDOW_S = 30.0
-MAX_OPERATIONS = 20_000
+MAX_OPERATIONS = 20_000  # that have ended
+MAX_ON = 64
 MAX_BYTES = 256 * 2**20
 
 
@@ -33,7 +34,7 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """`rank` is inside an operation that the ranks `on` have not entered; nobody: it waits for bytes."""
+    """`rank` is inside an operation that the ranks `on` (the first `MAX_ON`) have not entered; nobody: it waits for bytes."""
 
     rank: int
     group: int
@@ -78,24 +79,25 @@ class Incident(msgspec.Struct, frozen=True):
 
 def capture(collector: Collector, verdict: Verdict, command: list[str], window_s: float = WINDOW_S) -> Incident:
     """As the collector knows it now; operations of the last `window_s` before the verdict, and all that have not ended."""
-    since_s = verdict.at_s - window_s
     operations = [
-        Operation(
-            rank, round_.group, round_.sequence, operation(called.op), called.size_bytes, round_.entered_s[rank],
-            round_.ended_s.get(rank), rank in round_.failed,
+        Operation(rank, group, sequence, operation(op), size_bytes, entered_s, None if ended_s != ended_s else ended_s, failed)
+        for rank, group, sequence, op, size_bytes, entered_s, ended_s, failed in collector.rounds.lately(
+            verdict.at_s - window_s, MAX_OPERATIONS
         )
-        for group in range(len(collector.slots.facts))
-        for round_ in collector.rounds.of(group)
-        for rank, called in round_.called.items()
-        if rank not in round_.ended_s or round_.ended_s[rank] >= since_s
-    ]  # fmt: skip
-    operations.sort(key=lambda each: each.entered_s)
-    ended = [each for each in operations if each.ended_s is not None]
-    kept = [each for each in operations if each.ended_s is None] + ended[-MAX_OPERATIONS:]
-    kept.sort(key=lambda each: each.entered_s)
-    waits = [
-        Wait(wait.rank, wait.group, wait.sequence, operation(wait.op), list(wait.missing))
-        for wait in wait_for.waits(collector)
     ]
     world = int(collector.standing.rows["world"].max(initial=0))
-    return Incident(verdict, world, list(collector.groups.values()), waits, kept, command)
+    return Incident(verdict, world, list(collector.groups.values()), _waits(collector), operations, command)
+
+
+def _waits(collector: Collector) -> list[Wait]:
+    """Of all ranks; who waits in one operation waits for the same."""
+    waiting = wait_for.waits(collector)
+    missing: dict[tuple[int, int], list[int]] = {}
+    found = []
+    for index, key in enumerate(zip(waiting.group.tolist(), waiting.sequence.tolist(), strict=True)):
+        if key not in missing:
+            missing[key] = waiting.missing(*key)[: MAX_ON + 1].tolist()
+        rank, facts = int(waiting.rank[index]), collector.slots.facts[key[0]]
+        on = [other for other in missing[key] if other != rank][:MAX_ON]
+        found.append(Wait(rank, facts.group, key[1], operation(int(waiting.op[index])), on))
+    return found

@@ -6,7 +6,6 @@ that column (sequence number modulo C). Sans-IO: calls in, rounds out; linear in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,14 +151,6 @@ class Rounds:
         found.failed = {rank for rank, kind in zip(ranks, rows["kind"].tolist(), strict=True) if kind & int(FAILED)}
         return found
 
-    def of(self, group: int) -> Iterator[Round]:
-        """All that are kept of one group, the oldest first."""
-        kept = self.newest[:, group]
-        for sequence in np.sort(kept[kept > 0]).tolist():
-            found = self.get(group, sequence)
-            if found is not None:
-                yield found
-
     def history(self, group: int, rank: int) -> dict[int, Signature]:
         """What one rank called in a group, by sequence number, the newest first."""
         place = self.slots.of(group)
@@ -180,6 +171,25 @@ class Rounds:
             entered_s, called = rows["entered"].tolist(), self._signatures(rows)
             found += [(at_s, name, signature) for at_s, signature in zip(entered_s, called, strict=True)]
         return found
+
+    def lately(self, since_s: float, most: int) -> list[tuple[int, int, int, int, int, float, float, bool]]:
+        """What ranks did, in the order of entry: rank, group, sequence number, operation, bytes, when it entered and ended
+        (NaN: not yet), whether in error. The newest `most` that ended after `since_s`, and all that have not."""
+        slots = self.slots
+        fresh = (self.marks > 1) & (self.marks // 2 == self.newest[:, slots.group_of])
+        column, slot = np.nonzero(fresh & ~(self.cells["ended"] < since_s))
+        rows = self.cells[column, slot]
+        order = np.argsort(rows["entered"], kind="stable")
+        over = ~np.isnan(rows["ended"][order])
+        order = order[~over | (np.cumsum(over[::-1])[::-1] <= most)]
+        rows, column, slot = rows[order], column[order], slot[order]
+        kinds = self.kinds.rows[rows["kind"] & ~FAILED]
+        groups = np.array([facts.group for facts in slots.facts], np.uint64)[slots.group_of[slot]]
+        columns = (
+            slots.ranks[slot], groups, self.marks[column, slot] // 2, kinds["op"], kinds["bytes"], rows["entered"],
+            rows["ended"], (rows["kind"] & FAILED) > 0,
+        )  # fmt: skip
+        return list(zip(*(each.tolist() for each in columns), strict=True))
 
     def forget(self) -> None:
         """A new process took a rank, as when a launcher starts the job again: all numbers start again."""

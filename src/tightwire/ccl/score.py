@@ -57,10 +57,10 @@ def total(outcomes: Collection[Outcome]) -> Score:
 
 
 def _there(truth: Truth, verdict: Verdict) -> bool:
-    """The links of a guilty device are told beside its rank; a link alone has no guilty rank."""
-    if truth.guilty_ranks:
-        return sorted(truth.guilty_ranks) == sorted(verdict.guilty_ranks)
-    return not verdict.guilty_ranks and sorted(truth.guilty_links) == sorted(verdict.guilty_links)
+    """The links of a guilty device are told beside its rank."""
+    ranks = set(truth.guilty_ranks)
+    links = {link for link in verdict.guilty_links if not {int(end) for end in link.split("-")} & ranks}
+    return ranks == set(verdict.guilty_ranks) and links == set(truth.guilty_links)
 
 
 def _accuses_innocents(truth: Truth, verdict: Verdict) -> bool:

@@ -22,7 +22,7 @@ from tightwire.core.clock import Clock
 
 DIGEST_EVERY_S = 0.35  # the rounds are timed, by many at once
 CALM_S, ENOUGH_S = 0.1, 2.0  # nobody has moved for so long, or it has stood for so long: no more will come
-LOOK_EVERY_S = 0.2  # a death ends the wait for the next look
+LOOK_EVERY_S, CALM_EVERY_S = 0.2, 1.0  # while something may be wrong, and else; a death ends the wait for the next look
 
 
 class Watcher:
@@ -39,7 +39,9 @@ class Watcher:
         self._mixed: dict[tuple[int, int], None] = {}  # rounds, by the group's number
 
     def wait(self) -> None:
-        self._source.wait(LOOK_EVERY_S)
+        """Until it is time for the next step."""
+        attentive = self._mixed or self._before or self._first_look is not None or self._slow.attentive
+        self._source.wait(LOOK_EVERY_S if attentive else CALM_EVERY_S)
 
     def step(self) -> Verdict | None:
         collector = self.collector

@@ -49,10 +49,23 @@ def threshold_s(standing: Standing) -> float:
 
 
 def find(collector: Collector, waiting: Waits, now_s: float) -> list[Suspect]:
-    """The suspects of this moment, best explanation first; empty while all is well."""
-    return (
-        _left(collector, waiting, now_s) or _stopped(collector, waiting, now_s) or _elsewhere(collector, waiting, now_s)
-    )
+    """The suspects of this moment; empty while all is well."""
+    gone_or_stopped = _left(collector, waiting, now_s) + _stopped(collector, waiting, now_s)
+    elsewhere = _elsewhere(collector, waiting, now_s)
+    return gone_or_stopped + _beside(collector, elsewhere) if gone_or_stopped else elsewhere
+
+
+def _beside(collector: Collector, elsewhere: list[Suspect]) -> list[Suspect]:
+    """Those of them that are no victims of others who are gone or stopped."""
+    standing = collector.standing
+    victims = set(collector.slots.ranks[collector.frames["failed"] > 0].tolist())
+    return [
+        suspect
+        for suspect in elsewhere
+        if np.isnan(standing.left_since_s[suspect.rank])
+        and not standing.stopped[suspect.rank]
+        and suspect.rank not in victims
+    ]
 
 
 def _left(collector: Collector, waiting: Waits, now_s: float) -> list[Suspect]:

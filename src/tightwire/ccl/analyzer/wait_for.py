@@ -48,12 +48,16 @@ class Waits:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Waiting:
-        slots, frames = self.collector.slots, self.collector.frames
         rank, group, sequence = int(self.rank[index]), int(self.group[index]), int(self.sequence[index])
-        place = slots.of(group)
-        missing = slots.ranks[place][frames["entered"][place] < sequence]
+        missing = self.missing(group, sequence)
         others = tuple(missing[missing != rank].tolist())
-        return Waiting(rank, slots.facts[group].group, sequence, int(self.op[index]), others)
+        return Waiting(rank, self.collector.slots.facts[group].group, sequence, int(self.op[index]), others)
+
+    def missing(self, group: int, sequence: int) -> Ints:
+        """The ranks that have not entered that operation of a group (by its number)."""
+        place = self.collector.slots.of(group)
+        found: Ints = self.collector.slots.ranks[place][self.collector.frames["entered"][place] < sequence]
+        return found
 
     def only(self, some: Bools) -> Waits:
         """Those of `some` [W]."""

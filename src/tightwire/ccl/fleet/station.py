@@ -22,7 +22,7 @@ from tightwire.ccl.fleet.backlog import Backlog
 from tightwire.ccl.fleet.messages import About, Body, pack
 from tightwire.ccl.probe.process import read
 from tightwire.ccl.probe.ring import read_state
-from tightwire.ccl.watcher import LOOK_EVERY_S
+from tightwire.ccl.watcher import CALM_EVERY_S
 from tightwire.core.clock import Clock
 from tightwire.errors import ConfigError
 
@@ -76,7 +76,7 @@ class Station:
         with self._open():
             while not self._stop.is_set():
                 self._look()
-                self._agent.wait(LOOK_EVERY_S)
+                self._agent.wait(CALM_EVERY_S)
 
     def run_with(self, command: list[str]) -> int:
         """Until the command ends; its exit status (128 + n after signal n). It outlives this agent if that is killed. Raises
@@ -91,7 +91,7 @@ class Station:
             with watch.forwarded(job):
                 while job.poll() is None:
                     self._look()
-                    self._agent.wait(LOOK_EVERY_S)
+                    self._agent.wait(CALM_EVERY_S)
             self._look()
         shutil.rmtree(self._folder, ignore_errors=True)
         return job.returncode if job.returncode >= 0 else 128 - job.returncode

@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 
 CGROUPS = Path("/sys/fs/cgroup")
+_MOST_BYTES = 64 * 1024
+_TICKS = os.sysconf("SC_CLK_TCK")
 STATES = {
     "R": "running",
     "S": "sleeping",
@@ -52,23 +54,31 @@ def read(pid: int, started: int, proc: Path = Path("/proc")) -> ProcessState | N
     fields = _stat(pid, proc)
     if fields is None or (started and int(fields[19]) != started):
         return None
-    ticks = os.sysconf("SC_CLK_TCK")
-    used_s = (int(fields[11]) + int(fields[12])) / ticks
+    used_s = (int(fields[11]) + int(fields[12])) / _TICKS
     return ProcessState(fields[0], used_s, _starved_s(pid, proc), _io_bytes(pid, proc), throttled_s(pid, proc))
 
 
 def wait_channel(pid: int, proc: Path = Path("/proc")) -> str:
     """Where in the kernel it sleeps; empty when it does not, or when that is not told."""
     try:
-        channel = (proc / str(pid) / "wchan").read_text().strip()
+        channel = _text(f"{proc}/{pid}/wchan").strip()
     except OSError:
         return ""
     return "" if channel == "0" else channel
 
 
+def _text(path: str) -> str:
+    """A small file of /proc, at the least cost: some of these are read for every rank at every look."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, _MOST_BYTES).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+
+
 def _starved_s(pid: int, proc: Path) -> float:
     try:
-        return int((proc / str(pid) / "schedstat").read_text().split()[1]) / 1e9
+        return int(_text(f"{proc}/{pid}/schedstat").split()[1]) / 1e9
     except (OSError, IndexError, ValueError):  # a kernel without schedstats
         return 0.0
 
@@ -79,7 +89,7 @@ def throttled_s(pid: int, proc: Path = Path("/proc"), root: Path = CGROUPS) -> f
     if folder is None:
         return 0.0
     with contextlib.suppress(OSError, ValueError):
-        told = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+        told = dict(line.split() for line in _text(f"{folder}/cpu.stat").splitlines())
         return (
             int(told["throttled_time"]) / 1e9 if "throttled_time" in told else int(told.get("throttled_usec", 0)) / 1e6
         )
@@ -89,7 +99,7 @@ def throttled_s(pid: int, proc: Path = Path("/proc"), root: Path = CGROUPS) -> f
 def cpu_group(pid: int, proc: Path = Path("/proc"), root: Path = CGROUPS) -> Path | None:
     """The folder of its control group for processors (version 1 or 2), unless that is the root."""
     with contextlib.suppress(OSError, ValueError):
-        for line in (proc / str(pid) / "cgroup").read_text().splitlines():
+        for line in _text(f"{proc}/{pid}/cgroup").splitlines():
             number, controllers, path = line.split(":", 2)
             if path == "/" or not (number == "0" or "cpu" in controllers.split(",")):
                 continue
@@ -101,7 +111,7 @@ def cpu_group(pid: int, proc: Path = Path("/proc"), root: Path = CGROUPS) -> Pat
 
 def _io_bytes(pid: int, proc: Path) -> int:
     try:
-        lines = (proc / str(pid) / "io").read_text().splitlines()
+        lines = _text(f"{proc}/{pid}/io").splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith(("rchar", "wchar")))
     except (OSError, IndexError, ValueError):  # not ours to see
         return 0
@@ -109,7 +119,7 @@ def _io_bytes(pid: int, proc: Path) -> int:
 
 def _stat(pid: int, proc: Path) -> list[str] | None:
     try:
-        text = (proc / str(pid) / "stat").read_text()
+        text = _text(f"{proc}/{pid}/stat")
     except OSError:
         return None
     return text.rpartition(")")[2].split()  # the name in brackets may hold anything

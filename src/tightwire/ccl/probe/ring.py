@@ -7,6 +7,7 @@ then          `capacity` records of 64 bytes (`core.events.RECORD`), record n at
 
 from __future__ import annotations
 
+import os
 import struct
 from enum import IntEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ from tightwire.errors import ConfigError
 MAGIC = b"TWRING01"
 HEADER_BYTES, FRAMES = 4096, 256
 _HEADER = struct.Struct("<8s6I3Q")
+_U64, _WRITTEN_AT = struct.Struct("<Q"), 40
 FRAME = np.dtype(
     [
         ("group", "<u8"), ("entered_seq", "<u8"), ("entered_ns", "<u8"), ("done_count", "<u8"), ("done_ns", "<u8"),
@@ -66,8 +68,8 @@ class RingState(msgspec.Struct, frozen=True):
 
 def read_state(path: Path) -> RingState:
     """Raises ConfigError when `path` is not a ring; nothing is allocated by what the file claims."""
-    with path.open("rb") as file:
-        data = file.read(HEADER_BYTES + FRAMES * FRAME.itemsize)
+    with path.open("rb", buffering=0) as file:
+        data = file.read(HEADER_BYTES + FRAMES * FRAME.itemsize) or b""
     header = _header(path, data)
     rank, world, pid, goodbye, pid_start, written, groups = header[3:]
     if groups > FRAMES or len(data) < HEADER_BYTES + FRAMES * FRAME.itemsize:
@@ -120,6 +122,19 @@ def read_new(path: Path, seen: int) -> tuple[npt.NDArray[np.void], int]:
     if len(data) != (written - first) * RECORD.itemsize:
         raise ConfigError(f"{path} is not a whole ring: it ends before record {written}; remove the file")
     return np.frombuffer(data, RECORD)[max(now - capacity - first + 1, 0) :], written
+
+
+def read_written(path: Path) -> int | None:
+    """How many records there are now; None where there is no ring. Cheap, and not checked: only what changes tells."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        found = os.pread(descriptor, _U64.size, _WRITTEN_AT)
+    finally:
+        os.close(descriptor)
+    return int(_U64.unpack(found)[0]) if len(found) == _U64.size else None
 
 
 def _stretches(first: int, end: int, capacity: int) -> list[tuple[int, int]]:

@@ -96,6 +96,11 @@ class Detector:
             self._account, self._open, self._judged = Account(), None, 0
         self._account.take(timing)
 
+    @property
+    def attentive(self) -> bool:
+        """Something may be wrong: what comes now wants to be known soon."""
+        return self._doubting
+
     def wants_look(self, now_s: float) -> bool:
         """Now is a time to look at the transport."""
         if self._looks and not self._doubting and len(self._quiet) >= FIRST_LOOKS:

@@ -1,7 +1,8 @@
 """Who stands out: lost time over many steps, against the job's own baseline.
 
 A rank is slow (S1) when the others waited for it longer than usual, it worked longer than usual itself, and both again
-and again. A group's transfer is slow (S2) when its bytes take longer than usual, once all are there, again and again.
+and again. Beside such a rank another is slow for which nobody waits, since it waits for the first itself, when it works as
+much longer and the others do not. A group's transfer is slow (S2) when its bytes take longer than usual, once all are there, again and again.
 Shares are of the baseline's step.
 """
 
@@ -18,23 +19,29 @@ from tightwire.ccl.slots import Floats
 LEAST_STEPS, LEAST_S, MOST_STEPS = 10, 1.0, 20  # looked back
 AGAIN = 0.7  # of these steps
 SLOW, DOUBT = 0.2, 0.1  # of a step lost: slow; worth a look at the transport
-BESIDE = 0.4  # of the worst: guilty as well
+BESIDE = 0.25  # of the worst: guilty as well
 CAP = 3.0  # no single step counts for more than that many
 
 
 @dataclass(frozen=True)
 class Excess:
     """Over the last `steps`: how much longer steps are (`longer`), and by rank (`own`) and by group (`transfer`) the mean
-    share of a step lost; 0 for who did not lose it again and again."""
+    share of a step lost, by rank also how much longer than the others it works (`work`); 0 where it was not again and
+    again."""
 
     steps: int
     longer: float
     own: Floats
+    work: Floats
     transfer: Floats
 
     @property
     def slow_ranks(self) -> list[int]:
-        return _worst(self.own, SLOW)
+        slow = _worst(self.own, SLOW)
+        if not slow:
+            return []
+        hidden = self.work >= max(BESIDE * float(self.work[slow].max()), SLOW)
+        return np.union1d(slow, np.flatnonzero(hidden)).tolist()  # type: ignore[no-any-return]
 
     @property
     def slow_groups(self) -> list[int]:
@@ -55,7 +62,10 @@ def measure(account: Account, steps: int) -> Excess | None:
     own = _last(account.own_s, steps) - base.own_s
     transfer = _last(account.transfer_s, steps) - base.transfer_s
     longer = np.minimum(list(account.length_s)[-steps:], (1 + CAP) * base.step_s).mean() / base.step_s - 1
-    return Excess(steps, float(longer), _again(np.minimum(late, own), base.step_s), _again(transfer, base.step_s))
+    work = own - np.median(own, axis=1, keepdims=True)
+    return Excess(
+        steps, float(longer), *(_again(lost_s, base.step_s) for lost_s in (np.minimum(late, own), work, transfer))
+    )
 
 
 def _last(rows: object, steps: int) -> Floats:
