@@ -96,12 +96,13 @@ def transfer(link: Timeline, at_s: float, luck: Luck) -> Truth:
     return at.truth()
 
 
-def steered(link: Timeline, at_s: float, luck: Luck, arm: int, arrived: Callable[[float, float, float], None], steer: Callable[[int, float, float], int]) -> Truth:  # fmt: skip
-    """One request that starts under strategy `arm`. A chunk is encoded when fewer than `AHEAD` wait for the link; before
-    it is, `arrived(now_s, bytes, busy_s)` tells of each that the receiver acknowledged meanwhile and `steer(arm, raw
-    bytes that are left, seconds of compute that are left)` may choose another strategy for what is left."""
+def steered(link: Timeline, at_s: float, luck: Luck, arrived: Callable[[float, float, float], None], steer: Callable[[float, float], int]) -> tuple[Truth, dict[int, F64]]:  # fmt: skip
+    """One request, and of each strategy that had a part in it the raw bytes, wire bytes, encode and decode seconds `[4]`.
+    A chunk is encoded when fewer than `AHEAD` wait for the link; before it is, `arrived(now_s, bytes, busy_s)` tells of
+    each that the receiver acknowledged meanwhile and `steer(raw bytes encoded, seconds of compute left)` names its strategy."""
     at = _Course(link, at_s, luck, np.zeros(1))
-    left, compute_left_s, told = float(luck.sizes.sum()), float(luck.compute_s.sum()), 0
+    shares: dict[int, F64] = {}
+    encoded_bytes, compute_left_s, told = 0.0, float(luck.compute_s.sum()), 0
     for number, size in enumerate(luck.sizes):
         now_s = max(float(at.encoded[0]), at.computed + luck.compute_s[number])
         if number >= AHEAD:
@@ -110,13 +111,16 @@ def steered(link: Timeline, at_s: float, luck: Luck, arm: int, arrived: Callable
             begin_s, end_s, frame = at.sent[told]
             arrived(end_s + link.latency_s, frame, end_s - begin_s)
             told += 1
-        arm = steer(arm, left, max(compute_left_s - (now_s - at_s), 0.0)) if number else arm
+        arm = steer(encoded_bytes, max(compute_left_s - (now_s - at_s), 0.0))
         at.encoded = np.maximum(at.encoded, now_s)
+        before = at.taken()
         at.chunk(number, arm)
-        left -= size
+        mine = shares.setdefault(arm, np.array([0.0, 0.0, luck.timing_s[0], luck.timing_s[2]]))
+        mine += np.concatenate([[size], at.taken() - before])
+        encoded_bytes += size
     for begin_s, end_s, frame in at.sent[told:]:
         arrived(end_s + link.latency_s, frame, end_s - begin_s)
-    return at.truth()
+    return at.truth(), shares
 
 
 class _Course:
@@ -145,6 +149,10 @@ class _Course:
         self.decode_s += took
         if not isinstance(arm, slice):
             self.sent.append((float(begins[0]), float(self.crossed[0]), float(frame)))
+
+    def taken(self) -> F64:
+        """Wire bytes, encode and decode seconds so far `[3]`, of one arm."""
+        return np.concatenate([self.wire_bytes, self.encode_s, self.decode_s])
 
     def truth(self) -> Truth:
         total_s = self.decoded - self.at_s + self.link.latency_s + self.luck.fixed_s[1]

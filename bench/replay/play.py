@@ -12,8 +12,10 @@ import numpy as np
 from replay.physics import F64, Arms, Luck, Timeline, Truth, steered, transfer
 from replay.scenarios import Load
 from tightwire.core.clock import FakeClock
-from tightwire.kv.control.controller import Controller, Settings
-from tightwire.kv.control.records import Decision, Outcome
+from tightwire.kv.control.controller import Controller
+from tightwire.kv.control.course import Course
+from tightwire.kv.control.records import Decision, Outcome, Share
+from tightwire.kv.control.settings import Settings
 from tightwire.kv.profiles import Profile, ProfileLibrary
 from tightwire.kv.transfer.outbox import OBSERVED_S
 from tightwire.net.estimator import LinkEstimator
@@ -79,12 +81,13 @@ def play(library: ProfileLibrary, fates: Sequence[Fate], link: Timeline, load: L
         decision = controller.decide(request, estimator.estimate())
         budget = controller.budget(request)
         course = _Course(controller, estimator, decision, at)
-        real = steered(link, at_s, fate.luck, at[decision.chosen], course.arrived, course.steer)
+        real, parts = steered(link, at_s, fate.luck, course.arrived, course.steer)
         course.end()
-        violations += sum(bool(quality[i] < budget) for i in course.taken)
+        violations += sum(bool(quality[i] < budget) for i in parts)
+        shares = [Share(library.profiles[i].strategy, int(raw), int(wire), encode_s, decode_s) for i, (raw, wire, encode_s, decode_s) in parts.items()]  # fmt: skip
         outcome = Outcome(
             float(real.encode_s[0]), float(real.wire_s[0]), float(real.decode_s[0]), float(real.total_s[0]),
-            int(real.wire_bytes[0]), real.prefill_s, revised=len(course.taken) > 1,
+            int(real.wire_bytes[0]), real.prefill_s, shares=shares,
         )  # fmt: skip
         record = controller.observe(decision, outcome)
         allowed = np.where(quality >= budget, fate.static.total_s, np.inf)
@@ -101,21 +104,16 @@ class _Course:
     """One transfer between the simulation and the controller, as the connector stands between the wire and it."""
 
     def __init__(self, controller: Controller, estimator: LinkEstimator, decision: Decision, at: dict[str, int]) -> None:
-        self._controller, self._estimator, self._decision, self._at = controller, estimator, decision, at
+        self._course, self._estimator, self._at = Course(controller, decision), estimator, at
         self._bytes = self._busy_s = 0.0
-        self.taken = [at[decision.chosen]]
 
     def arrived(self, now_s: float, size: float, busy_s: float) -> None:
         self._bytes, self._busy_s = self._bytes + size, self._busy_s + busy_s
         if self._busy_s >= OBSERVED_S:
             self.end()
 
-    def steer(self, arm: int, raw_bytes: float, prefill_s: float) -> int:
-        revised = self._controller.revise(self._decision, int(raw_bytes), prefill_s, self._estimator.estimate())
-        if revised is not None:
-            self._decision = revised
-            self.taken.append(self._at[revised.chosen])
-        return self.taken[-1]
+    def steer(self, encoded_bytes: float, prefill_s: float) -> int:
+        return self._at[self._course.next(int(encoded_bytes), prefill_s, self._estimator.estimate())]
 
     def end(self) -> None:
         self._estimator.observe(int(self._bytes), self._busy_s)
@@ -134,11 +132,10 @@ def scaled(library: ProfileLibrary, family: str, stage: str, factor: float, fami
     return ProfileLibrary(library.model, [wrong(profile) for profile in library.profiles], library.provenance)
 
 
-def recovered_after(played: Played, right: Played, window: int = 10, within: float = 1.05, near: float = 1.01) -> int:
-    """Requests until every window of 10 is within 5 % of the oracle's time, or within 1 % of what the controller takes
-    with the right profiles: where two strategies are as fast, chance alone is worth 5 % to an oracle that knows it."""
-    auto, oracle, known = (np.convolve(x, np.ones(window), "valid") for x in (played.auto, played.oracle, right.auto))
-    bad = np.flatnonzero((auto > within * oracle) & (auto > near * known))
+def recovered_after(played: Played, window: int = 10, within: float = 1.05) -> int:
+    """Requests until every window of 10 is within 5 % of the oracle's time."""
+    auto, oracle = (np.convolve(x, np.ones(window), "valid") for x in (played.auto, played.oracle))
+    bad = np.flatnonzero(auto > within * oracle)
     return int(bad[-1] + 1) if len(bad) else 0
 
 

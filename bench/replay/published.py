@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replay.scenarios import GBIT, LATENCY_S
-from tightwire.kv.control.controller import Controller, Settings
+from tightwire.kv.control.controller import Controller
 from tightwire.kv.control.records import Request
+from tightwire.kv.control.settings import Settings
 from tightwire.kv.profiles import Profile, ProfileLibrary
 from tightwire.net.estimator import LinkEstimate
 

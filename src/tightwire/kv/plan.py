@@ -10,9 +10,10 @@ from tightwire.core.records import Bars, Page, Table
 from tightwire.core.units import format_rate, format_size, format_time
 from tightwire.errors import ConfigError
 from tightwire.kv.block import DTYPES
-from tightwire.kv.control.controller import Controller, Settings
+from tightwire.kv.control.controller import Controller
 from tightwire.kv.control.latency import break_even_bytes_per_s
 from tightwire.kv.control.records import Candidate, Decision, Record, Request
+from tightwire.kv.control.settings import Settings
 from tightwire.kv.profiles import ProfileLibrary
 from tightwire.kv.strategy import Strategy
 from tightwire.net.estimator import LinkEstimate

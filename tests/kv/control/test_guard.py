@@ -7,9 +7,10 @@ from tests.kv.control.library import FOUR, LIBRARY, RAW, REQUEST, TEN, link
 from tightwire.core.clock import FakeClock
 from tightwire.kv import refmodel
 from tightwire.kv.block import KVBlock
-from tightwire.kv.control.controller import Controller, Settings
+from tightwire.kv.control.controller import Controller
 from tightwire.kv.control.error import attention_error, strategy_error
 from tightwire.kv.control.guard import Guard
+from tightwire.kv.control.settings import Settings
 from tightwire.kv.demo import prompts
 from tightwire.kv.engines.transformers import Engine
 from tightwire.kv.profiles import ProfileLibrary, measure

@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 from tightwire.cli import app
 from tightwire.core.clock import FakeClock
 from tightwire.errors import ConfigError
-from tightwire.kv.control.controller import Controller, Settings
+from tightwire.kv.control.controller import Controller
 from tightwire.kv.control.log import DecisionLog
+from tightwire.kv.control.settings import Settings
 from tightwire.kv.plan import Shape, make
 
 WIDE = {"COLUMNS": "220"}

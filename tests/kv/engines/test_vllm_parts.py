@@ -206,7 +206,7 @@ def test_auto_decides_again_when_the_link_changes_under_a_transfer(tmp_path: Pat
     ProfileLibrary("m", profiles, {}).save(tmp_path / "library.json")
     pair = Pair(strategy="auto", library=str(tmp_path / "library.json"), decisions=str(tmp_path / "log"))
     estimator = next(iter(pair.prefill._pusher._peers.values())).sender.link  # type: ignore[union-attr]
-    rates = iter([1e11] * 2)
+    rates = iter([1e11] * 3)  # before the transfer, and for its first piece
     estimator.estimate = lambda: LinkEstimate(next(rates, 1e5), 1e-4, 3)  # type: ignore[method-assign]
     for start, stop in ((0, 128), (128, TOKENS - 1)):
         pair.push(start, stop)
@@ -219,7 +219,8 @@ def test_auto_decides_again_when_the_link_changes_under_a_transfer(tmp_path: Pat
     assert (first.decision.chosen, first.decision.revises) == ("raw", None)
     assert (revised.decision.chosen, revised.decision.revises, revised.outcome) == (LOSSY, "raw", None)
     assert first.outcome is not None
-    assert first.outcome.revised
+    assert [share.strategy for share in first.outcome.shares] == ["raw", LOSSY]
+    assert sum(share.raw_bytes for share in first.outcome.shares) == first.decision.request.raw_bytes
     assert first.outcome.wire_bytes < first.decision.request.raw_bytes
 
 

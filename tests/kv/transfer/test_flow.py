@@ -275,7 +275,10 @@ def test_a_transfer_may_change_its_strategy_in_the_middle(pair) -> None:
     waiter.join(WAIT_S)
     assert results[0].error is None
     assert asked == [index * SIZE for index in range(20)]
-    assert report.revisions == 1
+    assert {strategy: share.raw_bytes for strategy, share in report.shares.items()} == {RAW: 5 * SIZE, FOUR: 15 * SIZE}
+    assert sum(share.wire_bytes for share in report.shares.values()) == report.wire_bytes
+    assert sum(share.decode_s for share in report.shares.values()) == pytest.approx(report.decode_s)
+    assert all(share.encode_s > 0 < share.decode_s for share in report.shares.values())
     assert report.wire_bytes < 5.5 * SIZE + 15 * SIZE / 3
     whole, got = make_block(640), joined(blocks)
     assert torch.equal(got.k[:, :, :160], whole.k[:, :, :160])

@@ -43,7 +43,7 @@ def test_out_of_order_and_twice() -> None:
     for _ in range(4):
         driver.decode()
     driver.arrive(2)  # once more, after the end
-    assert driver.answers.count(Taken(1, 1)) == 1
+    assert driver.answers.count(Taken(1, 1, 0.1)) == 1
     assert [type(answer) for answer in driver.answers].count(Ack) == 5
     assert driver.answers[-2:] == [Report(1, None, [], pytest.approx(0.4))] * 2
     got = driver.inbox.wait("a", 0.0, None)

@@ -50,7 +50,7 @@ class Driver:
         """What may be encoded now."""
         while (job := self.outbox.next_staged()) is not None:
             staged, index, block = job
-            self.outbox.encoded(staged, index, block.raw_bytes, encode_block(block, RAW), 0.1, self.now_s)
+            self.outbox.encoded(staged, index, block.raw_bytes, RAW, encode_block(block, RAW), 0.1, self.now_s)
 
     def welcome(self, boot: int = 5) -> None:
         self.outbox.received(Welcome(boot, self.now_s, 10**9, 10**9), self.now_s)

@@ -9,7 +9,7 @@ with `observe`, KV samples with `sampled`, verdicts about the link with `link_ve
 | predict | the tandem queue over profiled speeds (`latency`), corrected by what was learnt (`corrections`) |
 | expect | its mean over the link's speed now and the one that it may have jumped back to |
 | choose | the fastest; of those that are as fast, the one with the best quality; raw unless the gain is clear |
-| explore | one that may be faster than all, where the expected loss fits into the credit and no SLO is at risk |
+| try | a few pieces with a strategy that may be faster (`trials`), where no SLO is at risk |
 
 `revise` decides again about what is left of a transfer when the link changed under it.
 """
@@ -26,53 +26,23 @@ import msgspec
 from tightwire.core.clock import Clock, MonotonicClock
 from tightwire.core.links import LinkVerdict
 from tightwire.core.units import format_rate, format_time
-from tightwire.errors import ConfigError
 from tightwire.kv.control.corrections import FixedCost, Ratio, StageSpeed
 from tightwire.kv.control.guard import Guard
 from tightwire.kv.control.latency import model
-from tightwire.kv.control.records import Candidate, Decision, Outcome, Record, Request, Stages
+from tightwire.kv.control.records import Candidate, Decision, Outcome, Record, Request, Share, Stages, Trial
+from tightwire.kv.control.settings import Settings
+from tightwire.kv.control.trials import Trials
 from tightwire.kv.profiles import ProfileLibrary
 from tightwire.kv.strategy import Strategy
 from tightwire.net.estimator import LinkEstimate
 
 CLEAR_GAIN = 0.97  # a lossy strategy must be expected clearly faster than raw to be worth its loss
 AS_FAST = 1.01  # of those within this of the fastest, quality decides
-WORTH_EXPLORING = 0.95  # an optimistic time that is this much of the best expected one
-FIRST_CREDIT = 2.0  # of a request's time: what exploring may cost before anything was earned
-MOST_CREDIT = 4.0  # of a request's time: a long quiet time must not pay for a storm
 SLOW_SHARE = 0.5  # of its usual speed: what is left of a link that is called slow without a number
 LEAST_CHANCE = 0.02  # of a jump of the link, from which on it is reckoned with
 CHANGED_LINK = 0.2  # of log speed, from which on a transfer underway is decided again
 WORTH_REVISING = 0.9  # of the time that what is left takes otherwise
 BROKEN_PROMISES = 2  # in a row: met the SLO by prediction, broke it in truth
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`workload_budgets`: quality budgets by workload class; a request without a known class gets the most careful of
-    them all. `explore_share` of the time of all requests may be spent on exploring; 0 explores nothing. `keep` records
-    are remembered.
-    Raises ConfigError for values that cannot be."""
-
-    quality_budget: float = 0.97
-    workload_budgets: dict[str, float] = {}
-    slo_s: float | None = None
-    explore_share: float = 0.01
-    cooldown_s: float = 10.0
-    sample_share: float = 0.05
-    keep: int = 256
-
-    def __post_init__(self) -> None:
-        shares = {"quality_budget": self.quality_budget, "explore_share": self.explore_share}
-        shares |= {"sample_share": self.sample_share}
-        shares |= {f"workload_budgets[{name!r}]": budget for name, budget in self.workload_budgets.items()}
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name}={value} is out of range; use 0 to 1, like 0.97")
-        if self.keep < 1 or self.cooldown_s < 0 or (self.slo_s is not None and self.slo_s <= 0):
-            raise ConfigError(
-                f"keep={self.keep}, cooldown_s={self.cooldown_s}, slo_s={self.slo_s}: use a whole number above zero, "
-                "seconds, and seconds above zero or nothing"
-            )
 
 
 class Controller:
@@ -99,8 +69,8 @@ class Controller:
         self.encode, self.decode = StageSpeed(families), StageSpeed(families)
         self.ratio, self.fixed = Ratio([p.ratio for p in profiles]), FixedCost()
         self.guard = Guard(profiles, self.settings.sample_share, rng or random.Random(0))
-        self._credit_s: float | None = None
-        self._quiet_until_s = float("-inf")  # nothing is explored until then
+        self._trials = Trials(self.settings.explore_share)
+        self._quiet_until_s = float("-inf")  # nothing is tried until then
         self._broken = [0] * len(profiles)
         self._cool_until_s = [float("-inf")] * len(profiles)
         self._verdict: LinkVerdict | None = None
@@ -118,20 +88,21 @@ class Controller:
         candidates = self._candidates(request, link, rate, now_s)
         totals = [c.expected_s for c in candidates]
         allowed = [i for i, c in enumerate(candidates) if c.refused is None]
-        best = self._best(allowed, totals)
-        chosen, explored = best, False
-        if self.settings.explore_share > 0 and now_s >= self._quiet_until_s:
-            chosen = self._explore(best, candidates, allowed, totals, request.slo_s or self.settings.slo_s)
-            explored = chosen != best
+        chosen = self._best(allowed, totals)
         others = [i for i in allowed if i != chosen]
-        second = best if explored else self._best(others, totals) if others else None
-        reason = self._explain(chosen, second, candidates, totals, rate, explored)
+        second = self._best(others, totals) if others else None
+        trial = None
+        if now_s >= self._quiet_until_s:
+            slo_s = request.slo_s or self.settings.slo_s
+            trial = self._trials.choose(chosen, others, candidates, totals, max(request.chunks, 1), slo_s)
         return Decision(
-            self._names[chosen], reason, candidates, rate, request, now_s,
-            None if second is None else self._names[second], explored, probe=verdict is not None,
+            self._names[chosen], self._explain(chosen, second, totals, rate, trial), candidates, rate, request, now_s,
+            None if second is None else self._names[second], trial, probe=verdict is not None,
         )  # fmt: skip
 
-    def revise(self, decision: Decision, raw_bytes: int, prefill_s: float, link: LinkEstimate | None) -> Decision | None:
+    def revise(
+        self, decision: Decision, raw_bytes: int, prefill_s: float, link: LinkEstimate | None
+    ) -> Decision | None:
         """A decision for what is left of a transfer, `raw_bytes` and `prefill_s` of compute, where the link has changed
         since `decision` and another strategy is clearly faster now; None: go on."""
         rate, request = decision.link_bytes_per_s, decision.request
@@ -169,16 +140,13 @@ class Controller:
             return record
         if self._verdict is not None and self._verdict.state == "slow" and outcome.wire_s > 0:
             self._verdict = None  # the link has spoken for itself since
-        if outcome.revised:
-            return record
-        index = self._at[decision.chosen]
         request = decision.request
-        self.encode.observe(index, outcome.encode_s, candidate.predicted.encode_s)
-        self.decode.observe(index, outcome.decode_s, candidate.predicted.decode_s)
-        if outcome.wire_bytes > 0 and index != self._raw:
-            self.ratio.observe(index, request.raw_bytes / outcome.wire_bytes)
-        self._learn_fixed(request, outcome)
-        self._keep_promises(index, decision, candidate, outcome)
+        whole = Share(decision.chosen, request.raw_bytes, outcome.wire_bytes, outcome.encode_s, outcome.decode_s)
+        for share in outcome.shares or [whole]:
+            self._learn(share, decision)
+        if not outcome.mixed:
+            self._learn_fixed(request, outcome)
+            self._keep_promises(self._at[decision.chosen], decision, candidate, outcome)
         return record
 
     def wants_sample(self, decision: Decision) -> bool:
@@ -251,23 +219,13 @@ class Controller:
         profiles = self.library.profiles
         return max((i for i in allowed if totals[i] <= AS_FAST * fastest_s), key=lambda i: profiles[i].quality)
 
-    def _explore(
-        self, best: int, candidates: list[Candidate], allowed: list[int], totals: list[float], slo_s: float | None
-    ) -> int:
-        """One that may be faster than `best` by more than noise, the most promising that the credit pays for."""
-        if self._credit_s is None:
-            self._credit_s = FIRST_CREDIT * totals[best]
-        self._credit_s = min(self._credit_s + self.settings.explore_share * totals[best], MOST_CREDIT * totals[best])
-        limit_s = totals[best] + self._credit_s
-        if slo_s is not None:
-            limit_s = min(limit_s, max(slo_s, totals[best]))
-        worth_s = WORTH_EXPLORING * totals[best]
-        chosen = best
-        for i in allowed:
-            if candidates[i].optimistic_s < worth_s and totals[i] <= limit_s:
-                chosen, worth_s = i, candidates[i].optimistic_s
-        self._credit_s -= max(totals[chosen] - totals[best], 0.0)
-        return chosen
+    def _learn(self, share: Share, decision: Decision) -> None:
+        index, part = self._at[share.strategy], share.raw_bytes / decision.request.raw_bytes
+        predicted = decision.candidates[index].predicted
+        self.encode.observe(index, share.encode_s, predicted.encode_s * part)
+        self.decode.observe(index, share.decode_s, predicted.decode_s * part)
+        if share.wire_bytes > 0 and index != self._raw:
+            self.ratio.observe(index, share.raw_bytes / share.wire_bytes)
 
     def _learn_fixed(self, request: Request, outcome: Outcome) -> None:
         compute_s = 0.0
@@ -290,30 +248,17 @@ class Controller:
             if self._broken[index] >= BROKEN_PROMISES:
                 self._cool_until_s[index], self._broken[index] = self._quiet_until_s, 0
 
-    def _explain(
-        self,
-        chosen: int,
-        second: int | None,
-        candidates: list[Candidate],
-        totals: list[float],
-        rate: float,
-        explored: bool,
-    ) -> str:
+    def _explain(self, chosen: int, second: int | None, totals: list[float], rate: float, trial: Trial | None) -> str:
         at = f"at {format_rate(rate)}"
         takes = format_time(totals[chosen])
-        if explored:
-            assert second is not None
-            return (
-                f"{at} it is expected to take {takes} but may take {format_time(candidates[chosen].optimistic_s)}, "
-                f"where {self._short[second]} takes {format_time(totals[second])}: worth knowing"
-            )
+        tried = f"; {self._short[self._at[trial.strategy]]} may be faster: tried on {trial.pieces}" if trial else ""
         if second is None:
             return f"nothing else is within the quality budget {at}"
         if chosen == self._raw:
-            return f"{at} raw takes {takes}, the next best {format_time(totals[second])}"
+            return f"{at} raw takes {takes}, the next best {format_time(totals[second])}{tried}"
         return (
             f"{at} it takes {takes} where raw takes {format_time(totals[self._raw])}; "
-            f"second was {self._short[second]} with {format_time(totals[second])}"
+            f"second was {self._short[second]} with {format_time(totals[second])}{tried}"
         )
 
 

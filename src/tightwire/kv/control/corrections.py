@@ -23,7 +23,7 @@ NOISE = 0.1
 TIMING_ERROR_S = 2e-4  # threads wake late: short stages teach little
 SURPRISE_DEVIATIONS = 3.0
 FORGET = 1 / 4000  # of P₀ comes back with each observation
-OPTIMISM_DEVIATIONS = 1.5
+OPTIMISM_DEVIATIONS = 2.0
 
 
 class StageSpeed:

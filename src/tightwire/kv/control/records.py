@@ -32,10 +32,20 @@ class Stages(msgspec.Struct, frozen=True):
     total_s: float
 
 
+class Share(msgspec.Struct, frozen=True):
+    """What one strategy did of a transfer: `raw_bytes` that became `wire_bytes`, and its stages' seconds."""
+
+    strategy: str
+    raw_bytes: int
+    wire_bytes: int
+    encode_s: float
+    decode_s: float
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What a transfer really took; `failed` ones teach nothing but that. `prefill_s` where it was measured. `busy`:
-    other transfers shared encoder or link, so that the total says nothing about the fixed cost. `revised`: another
-    strategy took over in the middle, so that the stages are nobody's alone."""
+    other transfers shared encoder or link, so that the total says nothing about the fixed cost. `shares`: of each
+    strategy; empty where there was one."""
 
     encode_s: float
     wire_s: float
@@ -45,7 +55,12 @@ class Outcome(msgspec.Struct, frozen=True):
     prefill_s: float | None = None
     busy: bool = False
     failed: bool = False
-    revised: bool = False
+    shares: list[Share] = []
+
+    @property
+    def mixed(self) -> bool:
+        """Several strategies had a part in it, so that its stages and its total are nobody's alone."""
+        return len(self.shares) > 1
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -61,9 +76,16 @@ class Candidate(msgspec.Struct, frozen=True):
     refused: str | None = None
 
 
+class Trial(msgspec.Struct, frozen=True):
+    """A strategy that may be faster than what is known of it, for so many `pieces` of a transfer."""
+
+    strategy: str
+    pieces: int
+
+
 class Decision(msgspec.Struct, frozen=True):
-    """The choice with all that led to it. `second` is what would have been chosen without the first. `explored`: not
-    the fastest by what is known, but worth knowing. `send` False: the link is said to be dead, compute it there.
+    """The choice with all that led to it. `second` is what would have been chosen without the first. `trial`: what
+    is tried on the way. `send` False: the link is said to be dead, compute it there.
     `probe`: measure the link before relying on this. `revises`: the strategy that it takes over from, in the middle of
     a transfer; `request` is then what is left of it."""
 
@@ -74,7 +96,7 @@ class Decision(msgspec.Struct, frozen=True):
     request: Request
     at_s: float = 0.0
     second: str | None = None
-    explored: bool = False
+    trial: Trial | None = None
     send: bool = True
     probe: bool = False
     revises: str | None = None
@@ -98,6 +120,6 @@ class Record(msgspec.Struct, frozen=True):
     def error(self) -> float | None:
         """Measured ÷ predicted total − 1, predicted with corrections. None where another prediction took its place."""
         candidate = self.decision.candidate
-        if self.outcome is None or candidate is None or self.outcome.failed or self.outcome.revised:
+        if self.outcome is None or candidate is None or self.outcome.failed or self.outcome.mixed:
             return None
         return self.outcome.total_s / candidate.corrected.total_s - 1

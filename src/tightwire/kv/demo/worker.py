@@ -11,8 +11,9 @@ import msgspec
 import torch
 
 from tightwire.errors import TightwireError
-from tightwire.kv.control.controller import Controller, Settings
+from tightwire.kv.control.controller import Controller
 from tightwire.kv.control.records import Outcome, Request
+from tightwire.kv.control.settings import Settings
 from tightwire.kv.demo.messages import (
     Calibrate,
     Calibrated,

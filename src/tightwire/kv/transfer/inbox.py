@@ -171,7 +171,7 @@ class Inbox:
             transfer.decode_s += decode_s
             transfer.taken.add(job.index)
             transfer.touched_s = self._clock.now_s()
-            self._answer(transfer.peer, Taken(transfer.stream, job.index))
+            self._answer(transfer.peer, Taken(transfer.stream, job.index, decode_s))
             trace_transfer(self._trace, Kind.PROGRESS, transfer.name, transfer.wire_bytes)
             self._report_if_complete(transfer)
             self._changed.notify_all()

@@ -32,6 +32,16 @@ _AHEAD = 3  # frames of a transfer that are encoded and wait for the link: what 
 _SYNC = 0  # the number of the ping that follows a welcome
 
 
+@dataclass
+class Share:
+    """What one strategy did of a transfer so far."""
+
+    raw_bytes: int = 0
+    wire_bytes: int = 0
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+
+
 @dataclass(eq=False)
 class Stream:
     """One outgoing transfer. It is over when `report` or `error` is set. `revise`: see `Sender.start`."""
@@ -62,7 +72,8 @@ class Stream:
     wire_s: float = 0.0
     seen_bytes: int = 0  # of those that arrived, what the link's estimator knows
     seen_s: float = 0.0
-    revisions: int = 0
+    shares: dict[Strategy, Share] = field(default_factory=dict)
+    coded: dict[int, Strategy] = field(default_factory=dict)  # frames that are not taken
     report: Report | None = None
     error: str | None = None
 
@@ -134,7 +145,14 @@ class Outbox:
         return (found[0], *found[1]) if found else None
 
     def encoded(
-        self, stream: Stream, index: int, raw_bytes: int, frame: memoryview, encode_s: float, now_s: float
+        self,
+        stream: Stream,
+        index: int,
+        raw_bytes: int,
+        strategy: Strategy,
+        frame: memoryview,
+        encode_s: float,
+        now_s: float,
     ) -> None:
         if stream.over:
             return
@@ -148,6 +166,11 @@ class Outbox:
             )
             return
         stream.wire_bytes += len(frame)
+        share = stream.shares.setdefault(strategy, Share())
+        share.raw_bytes += raw_bytes
+        share.wire_bytes += len(frame)
+        share.encode_s += encode_s
+        stream.coded[index] = strategy
         stream.frames[index] = frame
         self._hold(stream, index, len(frame))
         self._ready.push(stream, index, len(frame))
@@ -198,6 +221,7 @@ class Outbox:
             case Taken():
                 if stream.frames.pop(message.index, None) is not None:
                     stream.released = True
+                    stream.shares[stream.coded.pop(message.index)].decode_s += message.decode_s
                     self._hold(stream, message.index, 0)
             case Report():
                 stream.report = message

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from tightwire.core.clock import Clock
 from tightwire.errors import LinkError
 from tightwire.kv.block import KVBlock
-from tightwire.kv.transfer.outbox import Outbox, Stream
+from tightwire.kv.strategy import Strategy
+from tightwire.kv.transfer.outbox import Outbox, Share, Stream
 
 
 @dataclass(frozen=True)
 class SendReport:
     """One transfer as measured. `encode_s`, `wire_s` (the link was busy with it) and `decode_s` overlap: their sum may
     exceed `total_s`, from its start until the receiver said that everything is decoded. `tail_s`: what of it came
-    after the last piece was put, which is what the caller waits for. `revisions`: how often the strategy changed."""
+    after the last piece was put, which is what the caller waits for. `shares`: what each strategy did of it."""
 
     transfer_id: str
     frames: int
@@ -29,7 +30,7 @@ class SendReport:
     tail_s: float
     error: str | None
     missing: list[tuple[int, int]]
-    revisions: int
+    shares: dict[Strategy, Share]
 
     @property
     def ok(self) -> bool:
@@ -151,5 +152,5 @@ def report_of(stream: Stream) -> SendReport:
     return SendReport(
         stream.name, stream.count, stream.raw_bytes, stream.wire_bytes, stream.encode_s, stream.wire_s,
         report.decode_s if report else 0.0, stream.end_s - stream.start_s, stream.end_s - stream.last_put_s, error,
-        report.missing if report else [], stream.revisions,
+        report.missing if report else [], dict(stream.shares),
     )  # fmt: skip

@@ -75,10 +75,11 @@ class Ack(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """A frame was decoded or refused: the sender may forget it and send another."""
+    """A frame was decoded, which took `decode_s`, or refused: the sender may forget it and send another."""
 
     stream: int
     index: int
+    decode_s: float = 0.0
 
 
 class Pong(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -116,7 +117,7 @@ def decode_to_receiver(data: bytes | memoryview) -> ToReceiver:
 def decode_to_sender(data: bytes | memoryview) -> ToSender:
     """Raises LinkError for anything that is not one of the messages above."""
     message: ToSender = _decode(_TO_SENDER, data)
-    if not math.isfinite(getattr(message, "arrived_s", 0.0)):
+    if not all(math.isfinite(getattr(message, name, 0.0)) for name in ("arrived_s", "decode_s")):
         raise LinkError(f"a time that is none: {message}")
     return message
 

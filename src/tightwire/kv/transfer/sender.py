@@ -232,16 +232,15 @@ class Sender:
             start_s = desk.clock.now_s()
             try:
                 changed = stream.revise(stream.encoded_bytes) if stream.revise is not None else None
-                if changed is not None:
-                    stream.strategy, stream.revisions = changed, stream.revisions + 1
-                frame = encode_block(block, stream.strategy, self.fingerprint)
+                strategy = stream.strategy = changed or stream.strategy
+                frame = encode_block(block, strategy, self.fingerprint)
             except Exception as error:  # whatever it is, it is this transfer's alone
                 with desk.lock:
                     desk.outbox.fail(stream, f"encoding failed: {error}", desk.clock.now_s())
             else:
                 with desk.lock:
                     now_s = desk.clock.now_s()
-                    desk.outbox.encoded(stream, index, block.raw_bytes, frame, now_s - start_s, now_s)
+                    desk.outbox.encoded(stream, index, block.raw_bytes, strategy, frame, now_s - start_s, now_s)
                     desk.changed.notify_all()  # a frame is smaller than its piece
             del job, block
             desk.wake()

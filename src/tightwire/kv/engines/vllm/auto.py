@@ -10,10 +10,11 @@ from pathlib import Path
 from tightwire.errors import LinkError, StrategyError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.control.controller import Controller
-from tightwire.kv.control.controller import Settings as ControllerSettings
+from tightwire.kv.control.course import Course
 from tightwire.kv.control.error import strategy_error
 from tightwire.kv.control.log import DecisionLog
-from tightwire.kv.control.records import Decision, Outcome, Record, Request
+from tightwire.kv.control.records import Decision, Outcome, Record, Request, Share
+from tightwire.kv.control.settings import Settings as ControllerSettings
 from tightwire.kv.engines.vllm.plan import Push
 from tightwire.kv.engines.vllm.settings import AUTO, Settings
 from tightwire.kv.presets import resolve
@@ -87,26 +88,23 @@ class Auto:
             busy = bool(self._open)
             for other in self._open.values():
                 other.busy = True
-            self._open[push.request_id] = _Open(decision, busy, self._controller.wants_sample(decision))
+            self._open[push.request_id] = _Open(
+                Course(self._controller, decision), busy, self._controller.wants_sample(decision)
+            )
         return decision.strategy
 
     def revise(self, push: Push, encoded_bytes: int) -> Strategy | None:
-        """Another strategy for what is not encoded yet; None: it stays."""
+        """The strategy of the next piece; None where the controller was not asked."""
         with self._lock:
             opened = self._open.get(push.request_id)
             if opened is None:
                 return None
-            first, elapsed_s = opened.first.request, time.monotonic() - opened.start_s
-            revised = self._controller.revise(
-                opened.decision, first.raw_bytes - encoded_bytes, max(first.prefill_s - elapsed_s, 0.0),
-                self._sender.link.estimate(),
-            )  # fmt: skip
-            if revised is None:
-                return None
-            opened.decision = revised
-            if self._log is not None:
-                self._log.write(Record(revised))
-        return revised.strategy
+            course, known = opened.course, len(opened.course.revisions)
+            prefill_s = max(course.first.request.prefill_s - (time.monotonic() - opened.start_s), 0.0)
+            name = course.next(encoded_bytes, prefill_s, self._sender.link.estimate())
+            for revised in course.revisions[known:]:
+                self._write(revised, None)
+        return Strategy.parse(name)
 
     def sent(self, push: Push, piece: KVBlock) -> None:
         """`piece` is on its way: the guard may want to see it."""
@@ -120,19 +118,24 @@ class Auto:
             opened = self._open.pop(push.request_id, None)
         if opened is None:
             return
+        course = opened.course
+        names = {Strategy.parse(each.strategy): each.strategy for each in course.first.candidates}
         if report is None or not report.ok:
             outcome = Outcome(0.0, 0.0, 0.0, 0.0, 0, failed=True)
         else:
             outcome = Outcome(
                 report.encode_s, report.wire_s, report.decode_s, report.total_s, report.wire_bytes,
                 max(report.total_s - report.tail_s, 0.0) if push.options.stream else None, opened.busy,
-                revised=opened.decision is not opened.first,
+                shares=[
+                    Share(names.get(strategy, str(strategy)), each.raw_bytes, each.wire_bytes, each.encode_s, each.decode_s)
+                    for strategy, each in report.shares.items()
+                ],
             )  # fmt: skip
-        error = None if opened.piece is None else strategy_error(opened.piece, opened.decision.strategy)
+        error = None if opened.piece is None else strategy_error(opened.piece, course.decision.strategy)
         with self._lock:
-            self._write(opened.first, outcome)
+            self._write(course.first, outcome)
             if error is not None:
-                self._controller.sampled(opened.decision, error)
+                self._controller.sampled(course.decision, error)
 
     def close(self) -> None:
         with self._lock:
@@ -147,12 +150,10 @@ class Auto:
 
 
 class _Open:
-    """A transfer underway: the `first` decision about it and the one that holds. `piece`: what the guard will see of it,
-    if it is `wanted`."""
+    """A transfer underway. `piece`: what the guard will see of it, if it is `wanted`."""
 
-    def __init__(self, decision: Decision, busy: bool, wanted: bool) -> None:
-        self.first = self.decision = decision
-        self.busy, self.wanted, self.start_s = busy, wanted, time.monotonic()
+    def __init__(self, course: Course, busy: bool, wanted: bool) -> None:
+        self.course, self.busy, self.wanted, self.start_s = course, busy, wanted, time.monotonic()
         self.piece: KVBlock | None = None
 
 
