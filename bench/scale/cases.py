@@ -11,9 +11,9 @@ from tightwire.ccl.faults.simulate.layout import Layout
 ANOMALIES = ("H1", "H2", "H3", "S1", "S2", "S3")
 MOST_FAULTS = 3
 LAYOUTS = {
-    256: (Layout(8, 4, 8), Layout(4, 4, 16), Layout(8, 2, 16, expert=4), Layout(8, 1, 32)),
-    1024: (Layout(8, 4, 32), Layout(4, 8, 32), Layout(8, 4, 32, expert=4), Layout(8, 1, 128)),
-    4096: (Layout(8, 8, 64), Layout(4, 8, 128), Layout(8, 4, 128, expert=4), Layout(8, 1, 512)),
+    256: (Layout(8, 4, 8), Layout(4, 4, 16, 4), Layout(8, 2, 16, expert=4), Layout(8, 1, 32)),
+    1024: (Layout(8, 4, 32), Layout(4, 8, 32, 4), Layout(8, 4, 32, expert=4), Layout(8, 1, 128)),
+    4096: (Layout(8, 8, 64), Layout(4, 8, 128, 4), Layout(8, 4, 128, expert=4), Layout(8, 1, 512)),
     16384: (Layout(8, 8, 256), Layout(8, 16, 128, expert=4)),
 }
 

@@ -206,7 +206,7 @@ class Detector:
         account, base = self._learnt()
         starved = self._processor.starved_s(list(account.end_s)[-full.steps])
         excess_s = starved - np.median(starved)
-        lost_s = full.own * full.steps * base.step_s
+        lost_s = np.maximum(full.own, full.work) * full.steps * base.step_s
         return tuple(rank for rank in slow if excess_s[rank] < STARVED * lost_s[rank])
 
     def _held_back(self, full: Excess) -> tuple[int, ...]:

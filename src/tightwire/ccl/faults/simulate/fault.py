@@ -48,8 +48,10 @@ class Fault:
 
 
 def draw(kind: Kind, layout: Layout, step: int, rng: np.random.Generator) -> Fault:
-    """One at a random rank, with a random severity; a link is one of the rank's in its data-parallel ring."""
-    rank = int(rng.integers(layout.world))
-    stage, replica, place = (int(index[0]) for index in np.nonzero(layout.ranks == rank))
-    peer = int(layout.ranks[stage, (replica + 1) % layout.data, place])
-    return Fault(kind, rank, step, peer, float(rng.uniform(1.6, 3.0)))
+    """One at a random rank, with a random severity; a link is one between hosts in its data-parallel ring."""
+    peers = np.roll(layout.ranks, -1, axis=1).ravel()
+    candidates = np.arange(layout.world)
+    if kind in ("drop", "slow-pair"):
+        candidates = np.flatnonzero(layout.hosts != layout.hosts[peers])
+    rank = int(candidates[rng.integers(len(candidates))])
+    return Fault(kind, rank, step, int(peers[rank]), float(rng.uniform(1.6, 3.0)))
