@@ -27,7 +27,7 @@ from tightwire.core.clock import Clock, FakeClock
 
 EVERY_S = 1.0  # a summary of each host
 LOST, SKEW_S = 0.01, 0.05
-PROGRAM = Program(uneven=0.1, spike_share=1e-6)
+PROGRAM = Program(layers=1, layer_s=0.02, uneven=0.1, wire_jitter=0.1, spike_share=1e-6)
 KNOWN_STEPS = 40  # watched before anything is injected
 HANG_S, SLOW_STEPS = 60.0, 50  # at most
 REFINED_S, REFINED_STEPS = 12.0, 18  # after the first word about a hang, a slow job, more may be said

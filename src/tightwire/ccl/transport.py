@@ -12,7 +12,7 @@ import functools
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -57,16 +57,18 @@ def connections(pids: Mapping[int, int], proc: Path = Path("/proc")) -> list[Con
 
 def ends(pids: Mapping[int, int], proc: Path = Path("/proc")) -> list[End]:
     """All established sockets of these ranks (rank → process), which are on this machine."""
-    tables: dict[int, list[Socket]] = {}
-    found = []
+    namespaces, inodes = {}, {}
     for rank, pid in pids.items():
         with contextlib.suppress(OSError):
-            namespace = os.stat(proc / str(pid) / "ns" / "net").st_ino
-            if namespace not in tables:
-                tables[namespace] = _sockets(pid, proc)
-            inodes, realm = _inodes(pid, proc), f"{_machine()}/{namespace}"
-            found += [End(rank, realm, each) for each in tables[namespace] if each.inode in inodes]
-    return found
+            namespaces[rank] = os.stat(f"{proc}/{pid}/ns/net").st_ino
+            inodes[rank] = _inodes(pid, proc)
+    tables = _tables({namespaces[rank]: pids[rank] for rank in inodes}, proc)
+    return [
+        End(rank, f"{_machine()}/{namespaces[rank]}", each)
+        for rank, mine in inodes.items()
+        for each in tables[namespaces[rank]]
+        if each.inode in mine
+    ]
 
 
 def joined(found: Iterable[End]) -> list[Connection]:
@@ -91,43 +93,39 @@ def _machine() -> str:
 
 
 def _inodes(pid: int, proc: Path) -> set[int]:
-    found = set()
-    for entry in (proc / str(pid) / "fd").iterdir():
+    found, folder = set(), f"{proc}/{pid}/fd"
+    for entry in os.listdir(folder):
         with contextlib.suppress(OSError, ValueError):
-            target = os.readlink(entry)
+            target = os.readlink(f"{folder}/{entry}")
             if target.startswith("socket:["):
                 found.add(int(target[8:-1]))
     return found
 
 
-def _sockets(pid: int, proc: Path) -> list[Socket]:
-    try:
-        return _in_namespace(proc / str(pid) / "ns" / "net", inet_diag.established)
-    except OSError:  # not allowed, not in this kernel
-        return _by_proc(pid, proc)
-
-
-def _in_namespace(path: Path, call: Callable[[], list[Socket]]) -> list[Socket]:
-    """The result of `call` in that network namespace: in a thread, for setns(2) moves only the thread that calls it."""
-    result: list[list[Socket]] = []
-    errors: list[OSError] = []
+def _tables(pids: Mapping[int, int], proc: Path) -> dict[int, list[Socket]]:
+    """By network namespace (→ a process in it) its sockets. In a thread: setns(2) moves only the thread that calls it."""
+    found: dict[int, list[Socket]] = {}
 
     def body() -> None:
-        try:
-            if os.stat(path).st_ino != os.stat("/proc/self/ns/net").st_ino:
-                with path.open() as namespace:
-                    if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
-                        raise OSError(ctypes.get_errno(), "setns")
-            result.append(call())
-        except OSError as error:
-            errors.append(error)
+        here = os.stat("/proc/thread-self/ns/net").st_ino
+        for namespace, pid in sorted(pids.items(), key=lambda each: each[0] != here):  # the own one before any is entered
+            try:
+                if namespace != here:
+                    _enter(f"{proc}/{pid}/ns/net")
+                found[namespace] = inet_diag.established()
+            except OSError:  # not allowed, not in this kernel
+                found[namespace] = _by_proc(pid, proc)
 
     thread = threading.Thread(target=body)
     thread.start()
     thread.join()
-    if errors:
-        raise errors[0]
-    return result[0]
+    return found
+
+
+def _enter(namespace: str) -> None:
+    with open(namespace) as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "setns")
 
 
 def _by_proc(pid: int, proc: Path) -> list[Socket]:

@@ -14,6 +14,7 @@ from tightwire.ccl.analyzer.dumps.alignment import Group, Job, Position
 from tightwire.ccl.sources.flight_recorder.dump import Entry
 
 Signature = tuple[str, int, int, tuple[str, ...], tuple[str, ...]]
+_HISTORY = 256
 _FIELDS = ("operation", "size", "size", "dtype", "dtype")
 
 
@@ -29,12 +30,18 @@ class Mismatch:
     expected: Entry
     field: str
 
+    @property
+    def completed(self) -> bool:
+        return self.found.done and self.expected.done and self.found.backend != gloo.NAME
+
 
 def find(job: Job) -> list[Mismatch]:
-    """The first mismatch of each group that is stuck at it or later, or has failed in it."""
+    """The first mismatch of each group that is stuck at it or later, or has failed in it. Where nothing is stuck, the first
+    that went through: NCCL may complete a call whose sizes differ."""
     found = []
+    stuck = any(position.open is not None for of in job.positions.values() for position in of.values())
     for group, of in job.positions.items():
-        for sequence in _stuck_until(of):
+        for sequence in _stuck_until(of) if stuck else _stuck_until(of) or _all_calls(of):
             camps = _camps(of, sequence)
             if len(camps) > 1:
                 found.append(_judge(group, of, sequence, camps))
@@ -52,6 +59,10 @@ def _stuck_until(of: dict[int, Position]) -> list[int]:
     entries = [position.entry(number) for position in of.values() for number in last]
     alike = len(last) == 1 and all(entry is not None and entry.backend == gloo.NAME for entry in entries)
     return list(last) if alike else []
+
+
+def _all_calls(of: dict[int, Position]) -> list[int]:
+    return sorted({number for position in of.values() for number in position.calls})
 
 
 def call(entry: Entry) -> str:
@@ -113,7 +124,7 @@ def _judge(group: Group, of: dict[int, Position], sequence: int, camps: list[tup
 
 
 def _as_usual(position: Position, sequence: int) -> bool:
-    history = [_at(position, n) for n in range(sequence, sequence - 256, -1)]
+    history = [_at(position, n) for n in range(sequence, sequence - _HISTORY, -1)]
     now, past = history[0], history[1:]
     for length in (2, 1):
         context = past[:length]
@@ -130,6 +141,7 @@ def _field(wrong: Position, right: Position, sequence: int) -> str:
     assert mine is not None
     assert theirs is not None
     ahead, after = _at(right, sequence + 1), _at(wrong, sequence + 1)
-    if (ahead == mine and after in (None, theirs)) or (after == theirs and ahead in (None, mine)):
+    known = any(_at(right, before) == mine for before in range(sequence - 1, sequence - _HISTORY, -1))
+    if (ahead == mine and after in (None, theirs)) or (known and after == theirs and ahead in (None, mine)):
         return "order"
     return next(name for name, one, other in zip(_FIELDS, mine, theirs, strict=True) if one != other)

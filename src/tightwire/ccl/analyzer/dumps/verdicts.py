@@ -244,6 +244,8 @@ def _inconsistent(job: Job, one: Mismatch, found: list[Wait]) -> Verdict:
         f"rank {', '.join(map(str, one.others))} called {mismatch.call(one.expected)}",
         f"they differ in: {one.field}",
     ]
+    if one.completed:
+        lines.append("it is completed on all of them: nobody hangs in it, and its results are not what they should be")
     if not one.guilty:
         lines.append("which of the two is right cannot be told")
     for rank in one.guilty:
@@ -254,10 +256,10 @@ def _inconsistent(job: Job, one: Mismatch, found: list[Wait]) -> Verdict:
     shown = Wait(
         one.others[0], one.group, one.sequence, one.expected.op, None, True, one.expected.created_ns, (), (), (), ()
     )
-    verdict = _verdict(
-        job, "H2", list(one.guilty), "high" if one.guilty else "low", f"different {one.field}", lines, [shown, *waiting]
-    )
-    return verdict
+    return _verdict(
+        job, "H2", list(one.guilty), "high" if one.guilty else "low", f"different {one.field}", lines,
+        [] if one.completed else [shown, *waiting], about=shown,
+    )  # fmt: skip
 
 
 def _last(job: Job, rank: int) -> list[str]:
@@ -297,9 +299,11 @@ def _verdict(
     waiting: Sequence[Wait] = (),
     links: Sequence[str] = (),
     victims: Sequence[int] = (),
+    about: Wait | None = None,
 ) -> Verdict:
-    """`waiting`: the waits that the verdict explains; `victims` also has the ranks behind those."""
-    first = next((w for w in waiting if w.head), waiting[0] if waiting else None)
+    """`waiting`: the waits that the verdict explains; `victims` also has the ranks behind those; `about`: the call, if it is
+    not that of a wait."""
+    first = about or next((w for w in waiting if w.head), waiting[0] if waiting else None)
     ranks = sorted(({w.rank for w in waiting} | set(victims)) - set(guilty))
     evidence = list(lines)
     if first is not None and ranks:

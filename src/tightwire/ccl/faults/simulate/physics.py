@@ -28,13 +28,15 @@ NO_PEER = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Program:
-    """One step's work and bytes, and what interrupts steps now and then. Jitter is a share (log-normal), `uneven` of a
-    whole replica's work from step to step; `spike_share` of the ranks' steps get one of `spike_s`."""
+    """One step's work and bytes, and what interrupts steps now and then. Jitter is a share (log-normal), of work and of
+    transfers (`wire_jitter`), `uneven` of a whole replica's work from step to step; `spike_share` of the ranks' steps get
+    one of `spike_s`."""
 
     microbatches: int = 2
     layers: int = 2
     layer_s: float = 0.01
     jitter: float = 0.1
+    wire_jitter: float = 0.0
     uneven: float = 0.0
     spike_share: float = 0.0
     spike_s: float = 0.5
@@ -69,10 +71,12 @@ class Physics:
         self._known: dict[bytes, Ints] = {}
         self._mixed: set[int] = set()
         self._quiet_s = self._step_s()
+        self._speed = self.speed()  # in the step that is being run
 
     def step(self) -> tuple[npt.NDArray[np.void], Ints]:
         """(records [N], their ranks [N])."""
         layout, program = self.layout, self.program
+        self._speed = self.speed()
         for fault in self._acting("stop", "kill", "loop"):
             self.now_s.flat[fault.rank] = np.inf
         for fault in self._acting("sleep", "both"):
@@ -205,7 +209,7 @@ class Physics:
     def _world(self, op: int, size: int) -> None:
         layout = self.layout
         members = layout.ranks.reshape(1, -1)
-        wire_s = np.full(1, 1e-4 if self.speed().min(initial=1.0) > 0 else np.inf)
+        wire_s = np.full(1, 1e-4 if self._speed.min(initial=1.0) > 0 else np.inf)
         self.now_s = self._collective(
             self.now_s.reshape(1, -1), members, np.zeros(1, np.int64), op, size, wire_s
         ).reshape(layout.ranks.shape)
@@ -233,9 +237,11 @@ class Physics:
         """How long that takes over each link; hosts' own ranks have a faster way."""
         inside = self.layout.hosts[senders] == self.layout.hosts[receivers]
         numbers = self._numbers_of(senders, receivers)
-        speed = np.where(inside, self.program.inside_bytes_per_s, self.speed()[numbers])
+        speed = np.where(inside, self.program.inside_bytes_per_s, self._speed[numbers])
         with np.errstate(divide="ignore"):
             each_s: Floats = size / speed
+        if self.program.wire_jitter:
+            each_s *= np.exp(self.program.wire_jitter * self.rng.standard_normal(len(each_s)))
         moving = np.isfinite(each_s)
         self.acked_bytes[numbers[moving]] += size
         self.busy_s[numbers[moving]] += each_s[moving]

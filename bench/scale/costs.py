@@ -1,0 +1,142 @@
+"""What the collector costs: it runs in a process of its own, reads each host's digest as it is on the wire, and is asked
+nothing by the simulation but the time that it took."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+
+import msgspec
+import numpy as np
+
+from scale.playing import EVERY_S, LOST, SKEW_S
+from tightwire.ccl.connections import CONNECTION, Connections
+from tightwire.ccl.digest import CALL, Digest
+from tightwire.ccl.evidence import Evidence
+from tightwire.ccl.faults.simulate.fault import Fault
+from tightwire.ccl.faults.simulate.layout import Layout
+from tightwire.ccl.faults.simulate.physics import Program
+from tightwire.ccl.faults.simulate.stream import SimulatedCluster
+from tightwire.ccl.throttling import Throttling
+from tightwire.ccl.verdict import Verdict
+from tightwire.ccl.watcher import Watcher
+from tightwire.core.clock import FakeClock
+
+SIZES = (1024, 4096, 16384, 65536)
+WARM_S, MEASURED_S, HUNG_S = 20, 30, 30
+REPEATED_S = 4  # until nothing that was said before a hang is said again
+_DIGEST = msgspec.msgpack.Decoder(Digest)
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """`second_s` of one core for a second of all ranks' summaries; `verdict_s` for the look that named the rank which hung
+    at the end; the collector's largest resident memory; bytes on the wire while the job ran and while it hung."""
+
+    ranks: int
+    second_s: float
+    verdict_s: float
+    memory_gb: float
+    bytes_per_rank_sweep: float
+    idle_bytes_per_rank_sweep: float
+    calls_per_rank_s: float
+
+
+class Remote:
+    """What the watcher in the other process judges by."""
+
+    def __init__(self, link: Connection, clock: FakeClock) -> None:
+        self.link, self.clock = link, clock
+        self.spent_s = 0.0
+        self._given: list[bytes] = []
+
+    def receive(self) -> bool:
+        """The next look's digests; whether there is one."""
+        count = int.from_bytes(self.link.recv_bytes(), "little")
+        self._given = [self.link.recv_bytes() for _ in range(count)]
+        return count > 0
+
+    def look(self) -> list[Digest]:
+        return [_DIGEST.decode(each) for each in self._given]
+
+    def wait(self, timeout_s: float) -> None:
+        raise AssertionError("the benchmark moves the clock")
+
+    def connections(self, pids: Mapping[int, int]) -> Connections:
+        self.link.send_bytes(b"transport")
+        before_s = time.process_time()
+        rows = np.frombuffer(self.link.recv_bytes(), CONNECTION)
+        self.spent_s += time.process_time() - before_s  # of the pipe
+        return rows
+
+    def evidence(self, pid: int, pid_start: int) -> Evidence | None:
+        return None
+
+    def throttling(self, pid: int, pid_start: int) -> Throttling | None:
+        return None
+
+
+class Second(msgspec.Struct, frozen=True):
+    """The processor time of one look and what was said."""
+
+    spent_s: float
+    said: Verdict | None
+
+
+def collect(link: Connection) -> None:
+    """The collector's process: answers each look with a `Second`, and at the end with its memory in bytes."""
+    clock = FakeClock()
+    source = Remote(link, clock)
+    watcher = Watcher(source, clock)
+    while source.receive():
+        clock.advance_s(EVERY_S)
+        began_s, before_s = time.process_time(), source.spent_s
+        said = watcher.step()
+        spent_s = time.process_time() - began_s - (source.spent_s - before_s)
+        said = None if said is None else msgspec.structs.replace(said, waiting_ranks=[], evidence=[])
+        link.send_bytes(msgspec.msgpack.encode(Second(spent_s, said)))
+    link.send_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss.to_bytes(8, "little"))
+
+
+def measure(ranks: int, seed: int) -> Cost:
+    """A job of so many ranks watched for a while, and then one of them loops."""
+    clock = FakeClock()
+    cluster = SimulatedCluster(Layout(8, 8, ranks // 64), Program(), (), seed, SKEW_S, LOST)
+    context = multiprocessing.get_context("spawn")
+    link, other = context.Pipe()
+    collector = context.Process(target=collect, args=(other,))
+    collector.start()
+    other.close()
+    seconds: list[Second] = []
+    sizes: list[int] = []
+    calls: list[int] = []
+    while len(seconds) < WARM_S + MEASURED_S + HUNG_S:
+        if len(seconds) == WARM_S + MEASURED_S:
+            cluster.inject([Fault("loop", ranks // 2, cluster.physics.steps)], seed)
+        clock.advance_s(EVERY_S)
+        digests = cluster.digests(clock.now_s())
+        encoded = [msgspec.msgpack.encode(each) for each in digests]
+        sizes.append(sum(map(len, encoded)))
+        calls.append(sum(len(each.calls) for each in digests))
+        link.send_bytes(len(encoded).to_bytes(8, "little"))
+        for each in encoded:
+            link.send_bytes(each)
+        while (answer := link.recv_bytes()) == b"transport":
+            link.send_bytes(cluster.transport(clock.now_s()).tobytes())
+        seconds.append(msgspec.msgpack.decode(answer, type=Second))
+        if seconds[-1].said is not None:
+            break
+    link.send_bytes((0).to_bytes(8, "little"))
+    memory_bytes = int.from_bytes(link.recv_bytes(), "little") * 1024
+    collector.join()
+    measured = slice(WARM_S, WARM_S + MEASURED_S)
+    last = seconds[-1]
+    if last.said is None or last.said.guilty_ranks != [ranks // 2]:
+        raise RuntimeError(f"{ranks} ranks: rank {ranks // 2} looped, said was {last.said}")
+    return Cost(
+        ranks, float(np.mean([each.spent_s for each in seconds[measured]])), last.spent_s, memory_bytes / 1e9,
+        float(np.mean(sizes[measured])) / ranks, float(np.min(sizes[WARM_S + MEASURED_S + REPEATED_S :])) / ranks,
+        float(np.mean(calls[measured])) / ranks / CALL.itemsize / EVERY_S,
+    )
