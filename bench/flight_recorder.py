@@ -2,7 +2,7 @@
 
     python bench/flight_recorder.py --gloo 20 --sets 400 --json FILE
 
-Simulated sets of all schema versions; real 4-rank gloo jobs with a fault (their dumps as pickle, as
+Simulated sets of all schema versions; sets of real 4-rank NCCL jobs (tests/ccl/sources/nccl_dumps); real 4-rank gloo jobs with a fault (their dumps as pickle, as
 JSON, and with the ranks of the groups filled in); and `--dumps DIR --truth 12,14` for a set of
 one's own. torchfrtrace names the ranks that it calls missing or culprit.
 """
@@ -23,6 +23,10 @@ from tightwire.ccl.sources import flight_recorder
 from tightwire.ccl.sources.flight_recorder import simulate
 
 _JOB = Path(__file__).parent.parent / "tests" / "ccl" / "sources" / "gloo_job.py"
+_NCCL = _JOB.with_name("nccl_dumps")
+_NCCL_TRUTH = {
+    "stopped": ("H1", 2), "within": ("H1", 3), "died": ("H1", 3), "operation": ("H2", 3), "shape": ("H2", 1), "device": ("H3", 1),
+}  # fmt: skip
 _FAULTS = {"stopped": "H1", "within": "H1", "died": "H1", "operation": "H2", "shape": "H2", "dtype": "H2"}
 _GROUPS = {"0": "[0, 1, 2, 3]", "1": "[0, 1]", "2": "[2, 3]", "3": "[0, 2]", "4": "[1, 3]"}  # of that job
 _NAMED = re.compile(r"missing ranks: \{([\d, ]+)\}|Culprit rank (\d+)")
@@ -94,6 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         kinds = {"simulated": simulated(root, given.sets, given.seed), **gloo(root, given.gloo, given.seed)}
+        kinds["nccl"] = [(_NCCL / fault, anomaly, [rank]) for fault, (anomaly, rank) in _NCCL_TRUTH.items()]
         if given.dumps:
             kinds["given"] = [(given.dumps, "", [int(r) for r in given.truth.split(",")])]
         results = []
@@ -107,10 +112,13 @@ def main() -> None:
             seen = sets[: given.peer]
             peers = [torchfrtrace(folder) for folder, _, _ in seen]
             theirs = sum(peer == guilty for peer, (_, _, guilty) in zip(peers, seen, strict=True))
+            right, total = right + hits, total + len(sets)
             note = f"{len(sets)} sets, seed {given.seed}"
             results.append(harness.Result(f"{kind}.location_accuracy", hits / len(sets), "", "higher", note))
             if kind != "given":
                 results.append(harness.Result(f"{kind}.class_accuracy", same / len(sets), "", "higher", note))
+            if not seen:
+                continue
             results.append(
                 harness.Result(
                     f"{kind}.torchfrtrace_location_accuracy", theirs / len(seen), "", "higher", f"{len(seen)} sets"
@@ -118,7 +126,6 @@ def main() -> None:
             )
             errors = sum(peer is None for peer in peers) / len(seen)
             results.append(harness.Result(f"{kind}.torchfrtrace_errors", errors, "", "lower", "ends in a traceback"))
-            right, total = right + hits, total + len(sets)
         results.insert(0, harness.Result("dumps.location_accuracy", right / total, "", "higher", f"{total} sets"))
         harness.publish("flight_recorder", results, given.json)
 

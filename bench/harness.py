@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import time
@@ -88,6 +89,8 @@ def publish(bench: str, results: list[Result], json_path: Path | None) -> None:
 
 def _commit() -> str:
     here = Path(__file__).parent
+    if shutil.which("git") is None:
+        return "unknown"
     found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     dirty = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=False)
     return (found.stdout.strip() or "unknown") + ("+changes" if dirty.stdout.strip() else "")

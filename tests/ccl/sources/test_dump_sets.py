@@ -51,6 +51,32 @@ def test_the_differing_field_is_said(tmp_path: Path, fault: str) -> None:
     assert verdict.cause == f"different {fault}"
 
 
+NCCL = {  # of nccl_job.py, on a GPU
+    "stopped": ("H1", 2, "not entered"),
+    "within": ("H1", 3, "not entered"),
+    "died": ("H1", 3, "no dump"),
+    "operation": ("H2", 3, "different operation"),
+    "shape": ("H2", 1, "different size"),
+    "device": ("H3", 1, "device"),
+}
+
+
+@pytest.mark.parametrize("fault", NCCL)
+def test_dumps_of_real_nccl_jobs(fault: str) -> None:
+    anomaly, guilty, cause = NCCL[fault]
+    (verdict,) = judged(Path(__file__).with_name("nccl_dumps") / fault)
+    assert (verdict.anomaly, verdict.guilty_ranks, verdict.confidence) == (anomaly, [guilty], "high")
+    assert cause in verdict.cause
+
+
+def test_a_mismatch_that_went_through_is_told_and_nobody_waits() -> None:
+    """NCCL completed an all_reduce of 4 and 1 MiB; the job went on."""
+    (verdict,) = judged(Path(__file__).with_name("nccl_dumps") / "shape")
+    assert verdict.waiting_ranks == []
+    assert (verdict.group, verdict.operation, verdict.sequence) == ("default_pg", "all_reduce", 5)
+    assert any("completed on all" in line for line in verdict.evidence)
+
+
 def test_a_dead_rank_has_no_dump(tmp_path: Path) -> None:
     case = simulate.case(seed_of("died"))
     simulate.write(case, tmp_path)

@@ -1,4 +1,4 @@
-"""The Triton kernels, without a GPU: equal to their twins in Triton's interpreter, and compiled for sm_90."""
+"""The Triton kernels: equal to their twins in Triton's interpreter and, where there is one, on a GPU; compiled for sm_90."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton", reason="triton is not installed (Linux only: pip install 'tightwire[gpu]')")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from triton.compiler import ASTSource, make_backend  # noqa: E402
+from triton.runtime.jit import create_function_from_signature  # noqa: E402
 
 from tightwire.kv.kernels.triton import lossless, plan, rans, rows  # noqa: E402
 from tightwire.kv.kernels.triton.bf16 import EXACT  # noqa: E402
 
 POINTERS = {
-    "x": "*i16", "params": "*i16", "symbols": "*u8", "bad": "*i32", "levels": "*i32", "starts": "*i64", "down": "*fp32",
+    "x": "*i16", "lo_step": "*i16", "symbols": "*u8", "bad": "*i32", "levels": "*i32", "starts": "*i64", "down": "*fp32",
     "up": "*fp32", "offset": "*fp32", "counts": "*i32", "slots": "*i32", "words": "*i16", "sizes": "*i32",
     "states": "*i32", "tables": "*i32", "data": "*u8", "spans": "*i64", "wrong": "*i32", "exponents": "*u8", "rest": "*u8",
 }  # fmt: skip
@@ -80,6 +82,24 @@ def test_the_others_compile_for_sm_90() -> None:
         compiled(kernel, EXACT, D=80, BLOCK=lossless.BLOCK)
 
 
+KERNELS = [
+    rows.encode_kernel, rows.decode_kernel, rans.encode_kernel, rans.decode_kernel, rans.count_kernel, lossless.split_kernel,
+    lossless.merge_kernel,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
+def test_arguments_are_taken_as_they_are_given(kernel: Any) -> None:
+    """By the function that Triton makes for launches, whose own names must not be those of arguments."""
+    bind = create_function_from_signature(kernel.signature, kernel.params, make_backend(TARGET))
+    pointers = [name for name in kernel.arg_names if name in POINTERS]
+    given = {name: torch.zeros(16, dtype=torch.int16) if name in pointers else 7 for name in kernel.arg_names}
+    bound, found, options = bind(*given.values(), num_warps=4)
+    assert bound == given
+    assert [kind[0] for kind in found].count("*i16") == len(pointers)
+    assert options == {"num_warps": 4}
+
+
 def test_integers_that_are_1_compile_as_constants() -> None:
     """As Triton launches them."""
     shape = {"D": 64, "GROUP": 64, "MODE": 0, "FORM": rows.TAIL.value, "BLOCKS": 1, "tokens": 1, "end": 1, "tiles": 1}
@@ -94,8 +114,18 @@ def test_integers_that_are_1_compile_as_constants() -> None:
 @pytest.mark.timeout(900)  # 40 s of processor time, several minutes on a machine that does other things
 def test_interpreted_kernels_equal_their_twins() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET when kernels are defined."""
-    tests = map(str, sorted(Path(__file__).parent.glob("interpreted_*.py")))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    run_twins({"TRITON_INTERPRET": "1"})
     assert isinstance(rows.encode_kernel, triton.JITFunction)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.timeout(900)
+def test_kernels_on_a_gpu_equal_their_twins() -> None:
+    run_twins({})
+
+
+def run_twins(variables: dict[str, str]) -> None:
+    tests = map(str, sorted(Path(__file__).parent.glob("twins_*.py")))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

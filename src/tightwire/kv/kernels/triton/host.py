@@ -18,7 +18,7 @@ from tightwire.kv.stages.base import Buffer
 
 
 class Triton:
-    """`table.Kernels` for tensors on a GPU. Has only run in Triton's interpreter, on tensors of the CPU."""
+    """`table.Kernels` for tensors on a GPU."""
 
     def covers(self, dim: int, group: int) -> bool:
         return covers(dim, group)

@@ -19,11 +19,11 @@ BYTES, WORDS, TAIL = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)  # FORM; 
 
 @triton.jit
 def encode_kernel(
-    x, params, symbols, bad, levels, starts, down, offset, tokens, begin, end, tiles, x_segment, x_token, w_segment,
+    x, lo_step, symbols, bad, levels, starts, down, offset, tokens, begin, end, tiles, x_segment, x_token, w_segment,
     D: tl.constexpr, GROUP: tl.constexpr, MODE: tl.constexpr, LIMIT: tl.constexpr, FORM: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """x int16 (bf16 bits) → params int16 [2, S, C]: lo, step; symbols uint8; bad int32 [1], set where a parameter is not
+    """x int16 (bf16 bits) → lo_step int16 [2, S, C]: lo, step; symbols uint8; bad int32 [1], set where a parameter is not
     finite or a value is not below LIMIT. Rows `begin` to `end` of every segment; x_… and w_…: strides in elements."""
     segment, first, row, inside = _place(begin, end, tiles, D, BLOCKS)
     ROWS: tl.constexpr = BLOCKS * BLOCK // D
@@ -53,8 +53,8 @@ def encode_kernel(
     q = tl.reshape(rint_of_product(above, inverse[:, :, None]), [ROWS, D])
     _report(bad, lo, step, inside[:, None])
     cell, cells = _cells(segment, row, tokens, tiles, GROUPS)
-    tl.store(params + cell, lo.to(tl.int16), mask=inside[:, None])
-    tl.store(params + cells + cell, step.to(tl.int16), mask=inside[:, None])
+    tl.store(lo_step + cell, lo.to(tl.int16), mask=inside[:, None])
+    tl.store(lo_step + cells + cell, step.to(tl.int16), mask=inside[:, None])
     if FORM == BYTES:
         tl.store(symbols + _index(segment, row, tokens, D), q, mask=inside[:, None])
     else:
@@ -67,7 +67,7 @@ def encode_kernel(
 
 @triton.jit
 def decode_kernel(
-    params, symbols, x, bad, levels, starts, up, offset, tokens, begin, end, tiles, x_segment, x_token, w_segment,
+    lo_step, symbols, x, bad, levels, starts, up, offset, tokens, begin, end, tiles, x_segment, x_token, w_segment,
     D: tl.constexpr, GROUP: tl.constexpr, MODE: tl.constexpr, FORM: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """The inverse of `encode_kernel`; bad is set by a symbol not below its levels and by parameters not finite."""
@@ -86,8 +86,8 @@ def decode_kernel(
         else:
             q = load_tail(data, bits, row, inside, D)
     cell, cells = _cells(segment, row, tokens, tiles, GROUPS)
-    lo = tl.load(params + cell, mask=inside[:, None], other=0).to(tl.int32) & 0xFFFF
-    step = tl.load(params + cells + cell, mask=inside[:, None], other=0).to(tl.int32) & 0xFFFF
+    lo = tl.load(lo_step + cell, mask=inside[:, None], other=0).to(tl.int32) & 0xFFFF
+    step = tl.load(lo_step + cells + cell, mask=inside[:, None], other=0).to(tl.int32) & 0xFFFF
     _report(bad, lo, step, inside[:, None])
     if count < 256 and (FORM == BYTES or count < 1 << bits):  # else every symbol is below
         tl.store(bad + tl.zeros([ROWS, D], tl.int32), 1, mask=(q.to(tl.int32) >= count) & inside[:, None])

@@ -1,4 +1,4 @@
-"""The Triton kernels of rows, in Triton's interpreter, equal the numpy reference bit for bit. Run by test_triton.py."""
+"""The Triton kernels of rows equal the numpy reference bit for bit. Run by test_triton.py, in Triton's interpreter and on a GPU."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tightwire.kv.kernels import native, reference
 from tightwire.kv.kernels.triton.plan import LIMITS, Plan
 from tightwire.kv.stages.transforms.hadamard import BOUND, weights
 
+from .device import HERE
+
 SHAPES = [(32, 16), (32, 32), (64, 16), (64, 64), (128, 32), (128, 64), (128, 128), (256, 64), (256, 256)]
 MODES = ["plain", "rotate", "scale"]
-CPU = torch.device("cpu")
-
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy on Inf and NaN, which the kernels flag
 
 
@@ -40,7 +40,7 @@ def some_values(rng: np.random.Generator, shape: tuple[int, ...], kind: str = "n
 
 
 def tensor(bits: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).to(HERE)
 
 
 def some_weights(mode: str, rng: np.random.Generator, segments: int, dim: int, shared: bool = True) -> native.Weights:
@@ -96,19 +96,19 @@ def test_kernels_equal_the_reference(
     finite = bool(np.isfinite(y).all() and ((lo & 0x7F80) != 0x7F80).all() and (step < 0x7F80).all())
     if mode == "rotate":
         finite &= bool((np.abs(y) < BOUND).all())
-    plan = Plan(levels, tokens, dim, group, packs, CPU, w)
+    plan = Plan(levels, tokens, dim, group, packs, HERE, w)
     payload, bad = plan.encode(tensor(values))
     assert bool(bad) != finite
     if not finite:
         return
     wanted = packed(symbols, levels) if packs else symbols.reshape(-1)
-    parts = np.split(payload.numpy(), [plan.params_bytes // 2, plan.params_bytes])
+    parts = np.split(payload.cpu().numpy(), [plan.params_bytes // 2, plan.params_bytes])
     for got, part in zip(parts, (lo.reshape(-1).view(np.uint8), step.reshape(-1).view(np.uint8), wanted), strict=True):
         np.testing.assert_array_equal(got, part)
     back, bad = plan.decode(payload)
     assert not bad
     arrived = inverse(reference.dequantize(symbols, lo, step, group, levels), mode, w)
-    np.testing.assert_array_equal(back.view(torch.int16).numpy(), arrived.view(torch.int16).numpy())
+    np.testing.assert_array_equal(back.view(torch.int16).cpu().numpy(), arrived.view(torch.int16).numpy())
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -119,11 +119,11 @@ def test_packing_of_every_width(dim: int, tokens: int, bits: int) -> None:
     levels = np.array([2**bits, 2 ** (9 - bits), 2**bits], np.uint16)  # segments of other widths beside it
     symbols = np.stack([rng.integers(0, each, (tokens, dim)).astype(np.uint8) for each in levels])
     symbols[..., ::32], symbols[..., 1::32] = 0, (levels - 1).astype(np.uint8)[:, None, None]
-    plan = Plan(levels, tokens, dim, 32, True, CPU)
+    plan = Plan(levels, tokens, dim, 32, True, HERE)
     x = tensor(reference.floor_bf16(symbols.astype(np.float32)))
     payload, bad = plan.encode(x)
     assert not bad
-    np.testing.assert_array_equal(payload.numpy()[plan.params_bytes :], packed(symbols, levels))
+    np.testing.assert_array_equal(payload.cpu().numpy()[plan.params_bytes :], packed(symbols, levels))
     back, bad = plan.decode(payload)
     assert not bad
     assert torch.equal(back, x)
@@ -135,7 +135,7 @@ def test_what_is_not_finite_is_seen_anywhere(mode: str, bad: int) -> None:
     rng = np.random.default_rng(bad)
     dim, group = SHAPES[bad % len(SHAPES)]
     values = reference.floor_bf16(rng.standard_normal((2, 9, dim)).astype(np.float32))
-    plan = Plan(np.full(2, 16, np.uint16), 9, dim, group, True, CPU, some_weights(mode, rng, 2, dim))
+    plan = Plan(np.full(2, 16, np.uint16), 9, dim, group, True, HERE, some_weights(mode, rng, 2, dim))
     assert not plan.encode(tensor(values))[1]
     values[rng.integers(2), rng.integers(9), rng.integers(dim)] = bad
     assert plan.encode(tensor(values))[1]
@@ -146,10 +146,10 @@ def test_what_decodes_past_the_range_is_clipped() -> None:
     levels = np.array([22, 26], np.uint16)
     values = np.full((2, 4, 64), 0x7F7F, np.uint16)  # the largest
     values[..., ::2] = 0
-    plan = Plan(levels, 4, 64, 64, True, CPU)
+    plan = Plan(levels, 4, 64, 64, True, HERE)
     payload, bad = plan.encode(tensor(values))
     assert not bad
-    step = payload[plan.params_bytes // 2 : plan.params_bytes].view(torch.bfloat16).double().reshape(2, 4)[:, 0].numpy()
+    step = payload[plan.params_bytes // 2 : plan.params_bytes].view(torch.bfloat16).double().reshape(2, 4)[:, 0].cpu().numpy()
     assert (step * (levels - 1) > [torch.finfo(torch.bfloat16).max + 2.0**119, torch.finfo(torch.float32).max]).all()
     assert (plan.decode(payload)[0][..., 1::2].view(torch.int16) == 0x7F7F).all()
 
@@ -159,7 +159,7 @@ def test_rows_that_are_not_there_are_not_judged() -> None:
     values = np.full((1, 3, 64), 0x40A0, np.uint16)  # 5.0
     one = np.ones((1, 64), np.float32)
     w = native.Weights(one * 2.0**126, one * 2.0**-126, one * 5)
-    plan = Plan(np.full(1, 16, np.uint16), 3, 64, 64, True, CPU, w)
+    plan = Plan(np.full(1, 16, np.uint16), 3, 64, 64, True, HERE, w)
     payload, bad = plan.encode(tensor(values))
     assert not bad
     assert (plan.decode(payload)[0] == 5).all()
@@ -167,7 +167,7 @@ def test_rows_that_are_not_there_are_not_judged() -> None:
 
 @pytest.mark.parametrize("packs", [False, True])
 def test_decoding_sees_what_no_encoder_writes(packs: bool) -> None:
-    plan = Plan(np.array([12, 256], np.uint16), 5, 128, 64, packs, CPU)
+    plan = Plan(np.array([12, 256], np.uint16), 5, 128, 64, packs, HERE)
     payload, _ = plan.encode(tensor(some_values(np.random.default_rng(0), (2, 5, 128))))
     assert not plan.decode(payload)[1]
     for at, value in ((1, 0x7F), (plan.params_bytes - 1, 0x80), (plan.params_bytes, 0xFF)):
@@ -180,10 +180,10 @@ def test_decoding_sees_what_no_encoder_writes(packs: bool) -> None:
 def test_rows_apart_in_memory_are_read_and_written_in_place() -> None:
     """[T, H, D], as an engine holds them, taken as [H, T, D]."""
     x = tensor(some_values(np.random.default_rng(6), (9, 4, 64))).transpose(0, 1)
-    plan = Plan(np.full(4, 16, np.uint16), 9, 64, 32, True, CPU)
+    plan = Plan(np.full(4, 16, np.uint16), 9, 64, 32, True, HERE)
     payload, _ = plan.encode(x)
     assert torch.equal(payload, plan.encode(x.contiguous())[0])
-    out = torch.zeros(9, 4, 64, dtype=torch.bfloat16).transpose(0, 1)
+    out = torch.zeros(9, 4, 64, dtype=torch.bfloat16, device=HERE).transpose(0, 1)
     plan.decode(payload, out)
     assert torch.equal(out, plan.decode(payload)[0])
 
@@ -192,15 +192,15 @@ def test_what_does_not_fit_is_refused() -> None:
     sixteen = np.full(2, 16, np.uint16)
     for arguments in ((sixteen, 4, 96, 32), (sixteen, 4, 64, 8), (sixteen, 0, 64, 32), (sixteen + 250, 4, 64, 32)):
         with pytest.raises(ValueError, match=r"covers|levels"):
-            Plan(*arguments, True, CPU)
+            Plan(*arguments, True, HERE)
     three = np.ones((3, 64), np.float32)
     with pytest.raises(ValueError, match="weights"):
-        Plan(sixteen, 4, 64, 32, True, CPU, native.Weights(three, three))
-    plan = Plan(sixteen, 4, 64, 32, True, CPU)
+        Plan(sixteen, 4, 64, 32, True, HERE, native.Weights(three, three))
+    plan = Plan(sixteen, 4, 64, 32, True, HERE)
     with pytest.raises(ValueError, match="not bf16"):
-        plan.encode(torch.zeros(2, 4, 64))
+        plan.encode(torch.zeros(2, 4, 64, device=HERE))
     with pytest.raises(ValueError, match="payload"):
-        plan.decode(torch.zeros(7, dtype=torch.uint8))
+        plan.decode(torch.zeros(7, dtype=torch.uint8, device=HERE))
 
 
 def test_the_bound_of_rotated_values_is_that_of_the_stage() -> None:

@@ -1,5 +1,5 @@
-"""Triton's entropy coder and lossless bf16, in Triton's interpreter, equal `kernels.rans` and the stage. Run by
-test_triton.py. The interpreter takes milliseconds a step, so most tests make runs and their bounds smaller, for both."""
+"""Triton's entropy coder and lossless bf16 equal `kernels.rans` and the stage. Run by test_triton.py, in Triton's
+interpreter and on a GPU. The interpreter takes milliseconds a step, so most tests make runs and their bounds smaller, for both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tightwire.kv.kernels import rans as reference
 from tightwire.kv.kernels.triton import lossless, rans
 from tightwire.kv.kernels.triton.runs import Runs
 
-CPU = torch.device("cpu")
+from .device import HERE
+
 small = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -44,7 +45,7 @@ def tables_of(held: dict[int, np.ndarray]) -> native.Tables:
 
 def decoded(data: bytes | np.ndarray, runs: Runs) -> np.ndarray:
     here = np.frombuffer(data, np.uint8)
-    return rans.decode(here, torch.from_numpy(here.copy()), runs).numpy()
+    return rans.decode(here, torch.from_numpy(here.copy()).to(HERE), runs).cpu().numpy()
 
 
 @settings(small, max_examples=16)
@@ -56,8 +57,8 @@ def test_streams_equal_the_reference(seed: int, segments: int, count: int, stati
     levels = rng.choice(np.array([2, 5, 12, 16, 17, 256], np.uint16), segments)
     symbols = some_symbols(rng, levels, count)
     held = static_tables(levels) if static else None
-    runs = Runs(levels, count, tables_of(held) if held else native.OWN, CPU)
-    stream = rans.encode(torch.from_numpy(symbols), runs).numpy().tobytes()
+    runs = Runs(levels, count, tables_of(held) if held else native.OWN, HERE)
+    stream = rans.encode(torch.from_numpy(symbols).to(HERE), runs).cpu().numpy().tobytes()
     assert stream == reference.encode(symbols, levels, held)
     np.testing.assert_array_equal(decoded(stream, runs), symbols)
 
@@ -66,8 +67,8 @@ def test_runs_of_the_format_as_it_is() -> None:
     """64 lanes, as native writes it: 16,400 symbols, of which the last 16 do not fill a step."""
     levels = np.array([12], np.uint16)
     symbols = some_symbols(np.random.default_rng(1), levels, reference.MANY_SYMBOLS + 16)
-    runs = Runs(levels, symbols.shape[1], native.OWN, CPU)
-    stream = rans.encode(torch.from_numpy(symbols), runs).numpy().tobytes()
+    runs = Runs(levels, symbols.shape[1], native.OWN, HERE)
+    stream = rans.encode(torch.from_numpy(symbols).to(HERE), runs).cpu().numpy().tobytes()
     assert stream == b"".join(native.rans_encode(symbols, levels))
     np.testing.assert_array_equal(decoded(stream, runs), symbols)
 
@@ -86,7 +87,7 @@ def test_a_damaged_stream_is_refused_or_decodes_to_symbols(draw: st.DataObject) 
     damaged = bytes(stream[: draw.draw(st.integers(0, len(stream)) | st.just(len(stream)))])
     results = []
     for decode in (
-        lambda: decoded(damaged, Runs(levels, count, native.OWN, CPU)),
+        lambda: decoded(damaged, Runs(levels, count, native.OWN, HERE)),
         lambda: reference.decode(memoryview(damaged), levels, count),
     ):
         try:
@@ -109,7 +110,7 @@ def test_what_is_wrong_with_words_is_told_apart() -> None:
         (stream[4:words] + b"ab" + stream[words + 2 :], "does not end where it began"),
     ):
         with pytest.raises(FrameError, match=wrong):
-            decoded(len(damaged).to_bytes(4, "little") + damaged, Runs(levels, 300, native.OWN, CPU))
+            decoded(len(damaged).to_bytes(4, "little") + damaged, Runs(levels, 300, native.OWN, HERE))
 
 
 def test_counting_is_exact() -> None:
@@ -117,7 +118,7 @@ def test_counting_is_exact() -> None:
     rng = np.random.default_rng(2)
     levels = np.array([5, 256, 5], np.uint16)
     symbols = some_symbols(rng, levels, rans.TILE + 77)
-    found = rans.count(torch.from_numpy(symbols), Runs(levels, symbols.shape[1], native.OWN, CPU))
+    found = rans.count(torch.from_numpy(symbols).to(HERE), Runs(levels, symbols.shape[1], native.OWN, HERE))
     for row, each in zip(found, (5, 256), strict=True):
         np.testing.assert_array_equal(row, np.bincount(symbols[levels == each].reshape(-1), minlength=256))
 
@@ -130,17 +131,17 @@ def test_unusable_static_tables_are_refused() -> None:
         if frequencies[0].sum() > reference.PROBS:
             frequencies[0, 4] = 0
         with pytest.raises(ValueError, match="static frequencies"):
-            Runs(np.array([5], np.uint16), 64, native.Tables(np.array([5], np.uint16), frequencies), CPU)
+            Runs(np.array([5], np.uint16), 64, native.Tables(np.array([5], np.uint16), frequencies), HERE)
     with pytest.raises(ValueError, match="no static table"):
-        Runs(np.array([6], np.uint16), 64, tables_of(held), CPU)
+        Runs(np.array([6], np.uint16), 64, tables_of(held), HERE)
 
 
 def test_splitting_exponents_is_exact_for_every_pattern() -> None:
     bits = np.arange(65536, dtype=np.uint16).reshape(2, 512, 64)
-    x = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+    x = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).to(HERE)
     exponents, rest = lossless.split(x)
-    np.testing.assert_array_equal(exponents.numpy(), (bits >> 7 & 0xFF).reshape(2, -1))
-    np.testing.assert_array_equal(rest.numpy(), (bits & 0x7F | bits >> 15 << 7).reshape(2, -1))
+    np.testing.assert_array_equal(exponents.cpu().numpy(), (bits >> 7 & 0xFF).reshape(2, -1))
+    np.testing.assert_array_equal(rest.cpu().numpy(), (bits & 0x7F | bits >> 15 << 7).reshape(2, -1))
     back = torch.empty_like(x)
     lossless.merge(exponents, rest, back)
-    np.testing.assert_array_equal(back.view(torch.int16).numpy(), bits.view(np.int16))
+    np.testing.assert_array_equal(back.view(torch.int16).cpu().numpy(), bits.view(np.int16))

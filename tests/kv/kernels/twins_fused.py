@@ -1,9 +1,7 @@
-"""`fused` through Triton's row of the table of kernels, in Triton's interpreter: CPU tensors stand for those of a GPU,
-and the bytes are those that CPUs make. Run by test_triton.py."""
+"""`fused` through Triton's row of the table of kernels: the bytes are those that CPUs make. Run by test_triton.py, on a GPU
+and in Triton's interpreter, where CPU tensors stand for those of a GPU."""
 
 from __future__ import annotations
-
-import os
 
 import numpy as np
 import pytest
@@ -20,16 +18,18 @@ from tightwire.kv.stages.codecs import rans
 from tightwire.kv.stages.transforms.equalize import Equalize
 from tightwire.kv.strategy import Chain, Strategy
 
+from .device import HERE, INTERPRETED
+
 SHAPE = (1, 2, 2, 64)  # the interpreter takes milliseconds for every 4 symbols of the entropy coder
 PLACE = Place(1, 0, "k")
 
 
 def some_block(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(torch.bfloat16)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(torch.bfloat16).to(HERE)
 
 
 def chain(text: str) -> Chain:
-    equalize = Equalize().calibrate([some_block(4, 2, 40, 64).float().numpy()], "m").name
+    equalize = Equalize().calibrate([some_block(4, 2, 40, 64).float().cpu().numpy()], "m").name
     symbols = np.arange(12, dtype=np.uint8).repeat(20)[None]
     coder = rans.calibrate([(symbols % each, np.array([each], np.uint16)) for each in (6, 10, 12)], "m").name
     return Strategy.parse(text.replace("EQ", equalize).replace("CODER", coder)).k
@@ -37,12 +37,12 @@ def chain(text: str) -> Chain:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Tensors of the CPU go where those of a GPU go; the calls are noted."""
+    """The calls of Triton's row are noted; interpreted, tensors of the CPU go where those of a GPU go."""
     calls: list[str] = []
     for name in ("encode", "decode", "encode_lossless", "decode_lossless"):
         method = getattr(Triton, name)
         monkeypatch.setattr(Triton, name, lambda *a, method=method, name=name: (calls.append(name), method(*a))[1])
-    monkeypatch.setattr(table, "GPUS", ("cpu",))
+    monkeypatch.setattr(table, "GPUS", (HERE.type,))
     return calls
 
 
@@ -64,12 +64,12 @@ def test_the_bytes_are_those_of_the_cpu(gpu: list[str], text: str) -> None:
     parts = fused.encode(x, stages, PLACE)
     assert parts is not None
     found = memoryview(b"".join(parts))
-    back = fused.decode(found, stages, SHAPE, torch.bfloat16, PLACE, torch.device("cpu"))
+    back = fused.decode(found, stages, SHAPE, torch.bfloat16, PLACE, HERE)
     assert [call.removesuffix("_lossless") for call in gpu] == ["encode", "decode"]
-    assert found == b"".join(encode_tensor(x, stages, PLACE, native_kernels=False))
+    assert found == b"".join(encode_tensor(x.cpu(), stages, PLACE, native_kernels=False))
     arrived = decode_tensor(found, stages, SHAPE, torch.bfloat16, PLACE, native_kernels=False)
     assert back is not None
-    assert torch.equal(back.view(torch.int16), arrived.view(torch.int16))
+    assert torch.equal(back.cpu().view(torch.int16), arrived.view(torch.int16))
 
 
 @pytest.mark.parametrize("text", ["uniform:levels=16+pack", "mixed+rans", "exponent"])
@@ -78,7 +78,7 @@ def test_what_is_damaged_or_cannot_be_said_is_refused(gpu: list[str], text: str)
     found = b"".join(fused.encode(x, stages, PLACE) or [])
     for broken in (found[:-1], found + b"\0", found[:40]):
         with pytest.raises(FrameError):
-            fused.decode(memoryview(broken), stages, SHAPE, torch.bfloat16, PLACE)
+            fused.decode(memoryview(broken), stages, SHAPE, torch.bfloat16, PLACE, HERE)
     x[0, 1, 1, 7] = torch.inf
     if text == "exponent":
         assert fused.encode(x, stages, PLACE)
@@ -90,7 +90,7 @@ def test_what_is_damaged_or_cannot_be_said_is_refused(gpu: list[str], text: str)
 
 def test_what_triton_does_not_cover_takes_the_kernels_of_the_host(gpu: list[str]) -> None:
     x, stages = some_block(1, 2, 3, 96), chain("uniform:levels=16,axis=token+pack")
-    assert b"".join(fused.encode(x, stages, PLACE) or []) == b"".join(encode_tensor(x, stages, PLACE, native_kernels=False))
+    assert b"".join(fused.encode(x, stages, PLACE) or []) == b"".join(encode_tensor(x.cpu(), stages, PLACE, native_kernels=False))
     assert not gpu
 
 
@@ -98,7 +98,7 @@ def test_blocks_as_an_engine_holds_them(gpu: list[str]) -> None:
     """[L, T, H, D], taken as [L, H, T, D]: the layers and heads cannot be one axis of a view."""
     x = some_block(2, 2, 2, 32).transpose(1, 2)
     for text in ("uniform:levels=16,axis=token+pack", "exponent"):
-        wanted = b"".join(encode_tensor(x.contiguous(), chain(text), PLACE, native_kernels=False))
+        wanted = b"".join(encode_tensor(x.cpu().contiguous(), chain(text), PLACE, native_kernels=False))
         assert b"".join(fused.encode(x, chain(text), PLACE) or []) == wanted
     assert len(gpu) == 2
 
@@ -108,6 +108,5 @@ def test_tensors_of_the_cpu_do_not_take_triton() -> None:
     assert table.on_gpu(torch.device("cuda"))
 
 
-def test_this_process_interprets() -> None:
-    assert os.environ["TRITON_INTERPRET"] == "1"
-    assert not isinstance(rows.encode_kernel, triton.JITFunction)
+def test_kernels_run_where_this_process_says() -> None:
+    assert isinstance(rows.encode_kernel, triton.JITFunction) != INTERPRETED
