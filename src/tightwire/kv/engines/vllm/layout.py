@@ -70,11 +70,13 @@ class Layout:
                 f"[kv_heads, tokens, head_size] = {expected} {cache.dtype}"
             )
         first, ids = _touched(cache, block_ids, start, stop)
-        sides = self.split(cache[ids].contiguous())
-        whole = [_tokens_first(side).contiguous() for side in sides]
         offset = start - first * block_tokens
-        for target, source in zip(whole, (k, v), strict=True):
-            target[:, offset : offset + stop - start] = source.to(cache.device)
+        whole = [k.to(cache.device), v.to(cache.device)]
+        if offset or stop % block_tokens:  # other tokens share the first block or the last
+            sides = self.split(cache[ids].contiguous())
+            whole = [_tokens_first(side).contiguous() for side in sides]
+            for target, source in zip(whole, (k, v), strict=True):
+                target[:, offset : offset + stop - start] = source.to(cache.device)
         blocks = [x.reshape(heads, len(ids), block_tokens, dim).transpose(0, 1).contiguous() for x in whole]
         cache[ids] = self.join(*blocks)
 

@@ -28,12 +28,16 @@ class Loads:
     def __init__(self, blocks: Blocks, counters: Counters) -> None:
         self._blocks, self._counters = blocks, counters
         self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
+        self._underway = 0
         self._finished: set[str] = set()
         self._bad_blocks: set[int] = set()
 
     def run(self, move: Move, source: Source) -> None:
         """Load `move` from `source`, which gives blocks to its callback, in this thread, and says what went wrong."""
         start_s = time.monotonic()
+        with self._lock:
+            self._underway += 1
         written = torch.zeros(self._blocks.layers, move.stop - move.start, dtype=torch.bool)
         error: str | None = None
         try:
@@ -53,13 +57,18 @@ class Loads:
             if good < move.stop:
                 self._bad_blocks.update(self._blocks.ids_from(move, good))
             self._finished.add(move.request_id)
+            self._underway -= 1
+            self._ended.notify_all()
         self._counters.add(
             tokens_loaded=good - move.start, load_seconds=time.monotonic() - start_s,
             **{"loads" if good == move.stop else "loads_failed": 1},
         )  # fmt: skip
 
-    def take_finished(self) -> set[str]:
+    def take_finished(self, wait_s: float = 0.0) -> set[str]:
+        """Those that ended since the last call; if none did and some are underway, the next one within `wait_s`."""
         with self._lock:
+            if wait_s > 0 and not self._finished and self._underway:
+                self._ended.wait(wait_s)
             taken, self._finished = self._finished, set()
         return taken
 

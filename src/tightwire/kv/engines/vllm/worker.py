@@ -32,6 +32,7 @@ from tightwire.kv.profiles import ProfileLibrary
 from tightwire.kv.store import PrefixStore
 
 logger = logging.getLogger(f"vllm.{__name__}")
+_IDLE_WAIT_S = 0.003  # as long may a new request wait for an engine that waits for loads
 
 
 class Worker:
@@ -53,6 +54,7 @@ class Worker:
         self._shelf: Shelf | None = None
         self._copier = ThreadPoolExecutor(1, "tightwire-copy")
         self._step = _Step(Plan())
+        self._idle = False  # the step computes nothing
 
     def register(self, layout: Layout, caches: dict[str, torch.Tensor]) -> None:
         """The engine's memory, by layer in order. Raises LayoutError when it is not of `layout`."""
@@ -72,7 +74,7 @@ class Worker:
 
     def begin(self, plan: Plan) -> None:
         """A step starts."""
-        self._step = _Step(plan, start_s=time.monotonic())
+        self._step, self._idle = _Step(plan, start_s=time.monotonic()), plan.scheduled == 0
         for name in plan.cancels:
             for part in (self._pusher, self._puller):
                 if part is not None:
@@ -115,7 +117,11 @@ class Worker:
         self._step = _Step(Plan())
 
     def take_finished(self) -> set[str]:
-        return self._loads.take_finished() if self._blocks is not None else set()
+        """Loads that ended. An engine that has nothing to compute until one does would ask again and again, and take from
+        it the time of the threads that load."""
+        if self._blocks is None:
+            return set()
+        return self._loads.take_finished(_IDLE_WAIT_S if self._idle else 0.0)
 
     def take_bad_blocks(self) -> set[int]:
         return self._loads.take_bad_blocks() if self._blocks is not None else set()
