@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import os
 import statistics
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -122,7 +123,7 @@ def overhead(pairs: list[Pair], call: tuple[float, float]) -> list[Result]:
         ),
         Result(
             "agent.core_share", statistics.median([c.agent_share for c in watched]), "share", "lower",
-            "of one core, agent and analyzer together",
+            "of one core, agent and analyzer together, while all ranks run",
         ),
         Result("rank.memory_mb", memory / 1e6, "MB", "lower", "resident memory more than without, median of pairs"),
     ]  # fmt: skip
@@ -177,7 +178,7 @@ def main() -> None:
         if notes.of(number) is None:
             try:
                 notes.add(Noted(seed, pair_number=number, pair=costs.pair(number)))
-            except (OSError, ValueError) as error:  # it has no times: the job did not get through
+            except (OSError, ValueError, subprocess.SubprocessError) as error:  # it has no times: the job did not get through
                 print(f"pair {number} failed: {error}", flush=True)
     ran = {(n.case.fault, n.case.job, n.case.ranks) for n in notes.noted if n.case is not None}
     all_cells = len(cases.FAULTS) * len(cases.JOBS) * 2

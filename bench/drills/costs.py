@@ -7,6 +7,7 @@ import os
 import random
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,12 +16,12 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from drills.playing import Forked, arguments
+from drills.playing import SAMPLE
 from tightwire import _ring
-from tightwire.ccl import attach, watch
+from tightwire.ccl import attach
 from tightwire.ccl.probe.ring_writer import Writer as PythonWriter
 
-RANKS, STEPS, WARM_UP = 8, 150, 30
+RANKS, STEPS, WARM_UP = 8, 300, 30
 RESAMPLES = 2000
 
 
@@ -48,26 +49,24 @@ def pair(number: int) -> Pair:
 
 
 def _run(watched: bool) -> Costs:
-    events = [0.0]
     with tempfile.TemporaryDirectory() as name:
-        job = arguments(RANKS, "--steps", str(STEPS), "--pause", "0", "--report", name)
-        began_s, before = time.monotonic(), os.times()
-        if watched:
-            watchers: list = []
-            watch.run(job, lambda _: None, output=subprocess.DEVNULL, on_start=watchers.append, start=Forked)
-            events = [view.sample.written / STEPS for view in watchers[0].collector.ranks.values()]
-        else:
-            Forked(job, dict(os.environ), True, subprocess.DEVNULL, subprocess.DEVNULL).wait()
-        wall_s, after = time.monotonic() - began_s, os.times()
+        file = Path(name) / "agent.json"
+        job = [
+            sys.executable, "-m", "tightwire.ccl.faults.launch", "--ranks", str(RANKS), "--hosts", "-m", SAMPLE,
+            "--steps", str(STEPS), "--pause", "0", "--report", name,
+        ]  # fmt: skip
+        command = [sys.executable, "-m", "drills.watching", str(file), *job] if watched else job
+        subprocess.run(command, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1], check=True)
         told = [json.loads(path.read_text()) for path in Path(name).glob("rank-*.json")]
+        agent = json.loads(file.read_text()) if watched else {"written": [0], "core_share": 0.0}
     began = [times["began_s"] for times in told]
     steps = [b - a for each in began for a, b in zip(each[WARM_UP:], each[WARM_UP + 1 :], strict=False)]
     return Costs(
         statistics.median(steps),
         statistics.mean(each["processor_s"] for each in told) / STEPS,
         max(each["resident_bytes"] for each in told),
-        statistics.mean(events),
-        (after.user + after.system - before.user - before.system) / wall_s,
+        statistics.mean(agent["written"]) / STEPS,
+        agent["core_share"],
     )
 
 

@@ -39,7 +39,8 @@ class Agent:
         self._groups: dict[int, GroupFacts] = {}
         self._seen: dict[Path, tuple[int, int]] = {}  # (start of the process, records read so far)
         self._unseen: list[str] = []
-        self._deaths, self._pulse = Deaths(), Pulse()
+        self._deaths = Deaths()
+        self._pulse: Pulse[Path] = Pulse()
         self._host = socket.gethostname()
         self._last: dict[Path, RankSample] = {}
         self.unknown: dict[int, str] = {}
