@@ -13,7 +13,7 @@ from tightwire.ccl.digest import FRAME, UNKNOWN, Digest
 from tightwire.ccl.probe.process import ProcessState
 from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.rounds import Rounds
-from tightwire.ccl.slots import Slots
+from tightwire.ccl.slots import Slots, put
 from tightwire.ccl.standing import Standing
 from tightwire.ccl.summary import GroupFacts, RankSample
 
@@ -73,7 +73,8 @@ class Collector:
         news = np.zeros(len(batch.ranks), bool)
         news[fresh] = True
         use = known & news[batch.rank_of]
-        self.frames[slots[use]] = batch.frames[use]
+        use = np.flatnonzero(use)
+        put(self.frames, slots[use], batch.frames.take(use))
 
     def _note_groups(self, batch: Batch) -> None:
         fresh = [facts for each in batch.digests for facts in each.groups if facts.group not in self.groups]

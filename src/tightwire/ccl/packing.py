@@ -77,7 +77,8 @@ class Packer:
         whole = self._note(ranks, writers)
         done, ended, failed = self._match(records, writers, whole)
         told = self._changed(frames, owners)
-        ranks, frames, owners = ranks.copy(), frames[told], owners[told]
+        told = np.flatnonzero(told)
+        ranks, frames, owners = ranks.copy(), frames.take(told), owners[told]
         ranks["frames"] = np.bincount(owners, minlength=len(self._last_ns))[ranks["rank"]]
         calls, kinds, by = _calls(done, ended, failed, frames, owners, at_us, ranks)
         ranks["calls"] = np.bincount(by, minlength=len(self._last_ns))[ranks["rank"]]
@@ -147,7 +148,7 @@ class Packer:
             found = calls["key"][at] == keys[ends]
             ended[at[found]] = times[ends][found]
             failed[at[found]] = records["kind"][ends][found] == Kind.FAILED
-        self._open = calls[ended == NONE]
+        self._open = calls.take(np.flatnonzero(ended == NONE))
         return calls, ended, failed
 
     def _changed(self, frames: Rows, owners: Ints) -> Bools:

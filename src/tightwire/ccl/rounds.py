@@ -1,7 +1,8 @@
 """What the ranks of a group did, aligned: round n of a group is its operation number n on all ranks.
 
-A bounded window of each group is kept, in columns: cell [column, slot] is what the slot's rank did in the round that has
-that column (sequence number modulo C). Sans-IO: calls in, rounds out; linear in calls.
+A bounded window of each group is kept, in columns: cell [slot, column] is what the slot's rank did in the round that has
+that column (sequence number modulo C); what is told of a rank at once lies close together. Sans-IO: calls in, rounds out;
+linear in calls.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from tightwire.ccl.batch import Batch, Rows
 from tightwire.ccl.kinds import Kinds, Numbers
-from tightwire.ccl.slots import Bools, Ints, Slots
+from tightwire.ccl.slots import Bools, Ints, Slots, put
 from tightwire.core.events import DTYPES, operation
 
 MOST_COLUMNS, LEAST_COLUMNS = 512, 64  # powers of two
@@ -56,17 +57,17 @@ class Round:
 
 
 class Rounds:
-    """All groups' recent rounds. `newest` [C, G] is the sequence number of the round that has a column, `ended` how many
-    of its ranks ended it, `unread` whether such an end came since somebody set it to false; `cells` [C, S] are of `CELL`,
-    `marks` [C, S] twice their sequence number, and one more where the call has ended."""
+    """All groups' recent rounds. `newest` [G, C] is the sequence number of the round that has a column, `ended` how many
+    of its ranks ended it, `unread` whether such an end came since somebody set it to false; `cells` [S, C] are of `CELL`,
+    `marks` [S, C] twice their sequence number, and one more where the call has ended."""
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
         self.kinds = Kinds()
         self.columns = MOST_COLUMNS
-        self.cells = np.zeros((self.columns, 0), CELL)
-        self.marks, self.newest, self.ended, self._first = (np.zeros((self.columns, 0), np.uint32) for _ in range(4))
-        self.unread = np.zeros((self.columns, 0), bool)
+        self.cells = np.zeros((0, self.columns), CELL)
+        self.marks, self.newest, self.ended, self._first = (np.zeros((0, self.columns), np.uint32) for _ in range(4))
+        self.unread = np.zeros((0, self.columns), bool)
         self._mixed: dict[tuple[int, int], None] = {}
 
     def grow(self) -> None:
@@ -76,9 +77,9 @@ class Rounds:
             columns //= 2
         if columns < self.columns:
             self._keep(columns)
-        self.cells, self.marks = (wider(each, len(self.slots.ranks)) for each in (self.cells, self.marks))
+        self.cells, self.marks = (longer(each, len(self.slots.ranks)) for each in (self.cells, self.marks))
         self.newest, self.ended, self.unread, self._first = (
-            wider(each, len(self.slots.facts)) for each in (self.newest, self.ended, self.unread, self._first)
+            longer(each, len(self.slots.facts)) for each in (self.newest, self.ended, self.unread, self._first)
         )
 
     def take(self, batch: Batch, slots: Ints, known: Bools) -> None:
@@ -91,7 +92,7 @@ class Rounds:
         kind = self.kinds.numbers(batch.kinds)[calls.kind]
         slot = slots[frame]
         group, column = self.slots.group_of[slot], sequence & (self.columns - 1)
-        place, cell = column * len(self.slots.facts) + group, column * len(self.slots.ranks) + slot
+        place, cell = group * self.columns + column, slot * self.columns + column
         newest, ended, first = (each.reshape(-1) for each in (self.newest, self.ended, self._first))  # views
         cells, marks = self.cells.reshape(-1), self.marks.reshape(-1)
         use = known[frame] & (sequence > 0)
@@ -112,7 +113,8 @@ class Rounds:
         rows["entered"], rows["ended"], rows["own"] = calls.entered_s[write], calls.ended_s[write], calls.own_s[write]
         rows["kind"] = kind | np.where(calls.failed[write], FAILED, np.uint32(0))
         over = ~np.isnan(rows["ended"])
-        cells[cell], marks[cell] = rows, mark + over
+        put(cells, cell, rows)
+        marks[cell] = mark + over
         over_at = place[over]
         np.add.at(ended, over_at, np.uint32(1))
         self.unread.reshape(-1)[over_at] = True
@@ -139,11 +141,11 @@ class Rounds:
     def get(self, group: int, sequence: int) -> Round | None:
         """By the group's number. None when it is forgotten or not known yet."""
         column = sequence % self.columns
-        if group >= len(self.slots.facts) or self.newest[column, group] != sequence:
+        if group >= len(self.slots.facts) or self.newest[group, column] != sequence:
             return None
         place = self.slots.of(group)
-        here = np.flatnonzero(self.marks[column, place] // 2 == sequence)
-        rows, ranks = self.cells[column, place][here], self.slots.ranks[place][here].tolist()
+        here = np.flatnonzero(self.marks[place, column] // 2 == sequence)
+        rows, ranks = self.cells[place, column][here], self.slots.ranks[place][here].tolist()
         found = Round(self.slots.facts[group].group, sequence)
         found.called = dict(zip(ranks, self._signatures(rows), strict=True))
         found.entered_s = dict(zip(ranks, rows["entered"].tolist(), strict=True))
@@ -155,19 +157,19 @@ class Rounds:
         """What one rank called in a group, by sequence number, the newest first."""
         place = self.slots.of(group)
         slot = place.start + int(np.flatnonzero(self.slots.ranks[place] == rank)[0])
-        sequence = self.marks[:, slot] // 2
-        here = np.flatnonzero((sequence == self.newest[:, group]) & (sequence > 0))
+        sequence = self.marks[slot] // 2
+        here = np.flatnonzero((sequence == self.newest[group]) & (sequence > 0))
         here = here[np.argsort(sequence[here])[::-1]]
-        return dict(zip(sequence[here].tolist(), self._signatures(self.cells[here, slot]), strict=True))
+        return dict(zip(sequence[here].tolist(), self._signatures(self.cells[slot, here]), strict=True))
 
     def calls(self, rank: int) -> list[tuple[float, int, Signature]]:
         """What one rank called: when it entered (seconds of its host's clock), the group, what."""
         found = []
         for slot in np.flatnonzero(self.slots.ranks == rank).tolist():
             group = int(self.slots.group_of[slot])
-            sequence = self.marks[:, slot] // 2
-            here = np.flatnonzero((sequence == self.newest[:, group]) & (sequence > 0))
-            rows, name = self.cells[here, slot], self.slots.facts[group].group
+            sequence = self.marks[slot] // 2
+            here = np.flatnonzero((sequence == self.newest[group]) & (sequence > 0))
+            rows, name = self.cells[slot, here], self.slots.facts[group].group
             entered_s, called = rows["entered"].tolist(), self._signatures(rows)
             found += [(at_s, name, signature) for at_s, signature in zip(entered_s, called, strict=True)]
         return found
@@ -176,9 +178,9 @@ class Rounds:
         """What ranks did, in the order of entry: rank, group, sequence number, operation, bytes, when it entered and ended
         (NaN: not yet), whether in error. The newest `most` that ended after `since_s`, and all that have not."""
         slots = self.slots
-        fresh = (self.marks > 1) & (self.marks // 2 == self.newest[:, slots.group_of])
-        column, slot = np.nonzero(fresh & ~(self.cells["ended"] < since_s))
-        rows = self.cells[column, slot]
+        fresh = (self.marks > 1) & (self.marks // 2 == self.newest[slots.group_of])
+        slot, column = np.nonzero(fresh & ~(self.cells["ended"] < since_s))
+        rows = self.cells[slot, column]
         order = np.argsort(rows["entered"], kind="stable")
         over = ~np.isnan(rows["ended"][order])
         order = order[~over | (np.cumsum(over[::-1])[::-1] <= most)]
@@ -186,7 +188,7 @@ class Rounds:
         kinds = self.kinds.rows[rows["kind"] & ~FAILED]
         groups = np.array([facts.group for facts in slots.facts], np.uint64)[slots.group_of[slot]]
         columns = (
-            slots.ranks[slot], groups, self.marks[column, slot] // 2, kinds["op"], kinds["bytes"], rows["entered"],
+            slots.ranks[slot], groups, self.marks[slot, column] // 2, kinds["op"], kinds["bytes"], rows["entered"],
             rows["ended"], (rows["kind"] & FAILED) > 0,
         )  # fmt: skip
         return list(zip(*(each.tolist() for each in columns), strict=True))
@@ -206,29 +208,27 @@ class Rounds:
 
     def _keep(self, columns: int) -> None:
         """Only so many of each group's rounds."""
-        newest = self.newest
-        per_round = [newest, self.ended, self.unread, self._first]
-        per_slot = [self.cells, self.marks]
-        width = self.cells.shape[1]
-        least = newest.max(axis=0, initial=0).astype(np.int64) - columns
-        fewer = [np.zeros((columns, newest.shape[1]), each.dtype) for each in per_round]
-        narrow = [np.zeros((columns, width), each.dtype) for each in per_slot]
-        for column in range(len(newest)):
-            fresh = newest[column].astype(np.int64) > np.maximum(least, 0)
-            wide = fresh[self.slots.group_of[:width]]
-            for old, new in zip(per_round, fewer, strict=True):
-                new[column % columns, fresh] = old[column, fresh]
-            for old, new in zip(per_slot, narrow, strict=True):
-                new[column % columns, wide] = old[column, wide]
+        newest = self.newest.astype(np.int64)
+        fresh = newest > np.maximum(newest.max(axis=1, initial=0, keepdims=True) - columns, 0)
+        wide = fresh[self.slots.group_of[: len(self.cells)]]
+        self.newest, self.ended, self.unread, self._first = (
+            _folded(each, fresh, columns) for each in (self.newest, self.ended, self.unread, self._first)
+        )
+        self.cells, self.marks = (_folded(each, wide, columns) for each in (self.cells, self.marks))
         self.columns = columns
-        self.newest, self.ended, self.unread, self._first = fewer
-        self.cells, self.marks = narrow
 
 
-def wider(array: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
-    """`array` with columns of zeros up to `width`."""
-    more = np.zeros((len(array), width - array.shape[1]), array.dtype)
-    return np.concatenate([array, more], axis=1)
+def longer(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
+    """`array` with rows of zeros up to `length`."""
+    return np.concatenate([array, np.zeros((length - len(array), array.shape[1]), array.dtype)])
+
+
+def _folded(array: npt.NDArray[Any], fresh: Bools, columns: int) -> npt.NDArray[Any]:
+    """Only those `fresh`, in so many columns."""
+    found = np.zeros((len(array), columns), array.dtype)
+    row, column = np.nonzero(fresh)
+    found[row, column % columns] = array[row, column]
+    return found
 
 
 def dtype_name(code: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tightwire.ccl.batch import Batch, Rows
 from tightwire.ccl.digest import RANK
-from tightwire.ccl.slots import Bools, Floats, Ints
+from tightwire.ccl.slots import Bools, Floats, Ints, put
 
 GAPS_KEPT = 200
 SET_UP_EVENTS = 16  # a pause before these is import, connection and compilation: no rhythm of the job
@@ -52,11 +52,12 @@ class Standing:
         new = ~self.known[ranks] | restarted
         with np.errstate(invalid="ignore"):
             use = np.flatnonzero(new | (batch.at_s > self.seen_s[ranks]))
-        rank, at_s, rows, new = ranks[use], batch.at_s[use], batch.ranks[use], new[use]
+        rank, at_s, rows, new = ranks[use], batch.at_s[use], batch.ranks.take(use), new[use]
         moved = new | (rows["written"] != self.rows["written"][rank])
         was_warming_up = new | (self.rows["written"][rank] < SET_UP_EVENTS)
         self._begin(rank[new], at_s[new])
-        self.rows[rank], self.known[rank], self.seen_s[rank], self.host[rank] = rows, True, at_s, hosts[use]
+        put(self.rows, rank, rows)
+        self.known[rank], self.seen_s[rank], self.host[rank] = True, at_s, hosts[use]
         self._note_gaps(rank[moved & ~was_warming_up], at_s[moved & ~was_warming_up])
         self.progress_s[rank[moved]] = at_s[moved]
         running = moved & (rows["state"] != b"")

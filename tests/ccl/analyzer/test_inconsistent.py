@@ -141,10 +141,10 @@ def test_only_a_window_is_kept_and_a_late_rank_does_not_reopen_it() -> None:
     collector = Collector()
     told(collector, {0: [REDUCE] * (MOST_COLUMNS + 50)})
     rounds = collector.rounds
-    assert np.count_nonzero(rounds.newest[:, 0]) == MOST_COLUMNS
+    assert np.count_nonzero(rounds.newest[0]) == MOST_COLUMNS
     told(collector, {1: [REDUCE]}, first=3, at_s=91.0)
     assert rounds.get(0, 3) is None
-    assert np.count_nonzero(rounds.newest[:, 0]) == MOST_COLUMNS
+    assert np.count_nonzero(rounds.newest[0]) == MOST_COLUMNS
 
 
 def test_what_ranks_call_differently_is_heard_once() -> None:

@@ -253,10 +253,10 @@ class Detector:
             else:
                 lost[: len(transfer_s)] += transfer_s
         group = int(lost.argmax())
-        column = int(rounds.newest[:, group].argmax())
-        kinds = rounds.cells["kind"][column, slots.of(group)] & ~FAILED
+        column = int(rounds.newest[group].argmax())
+        kinds = rounds.cells["kind"][slots.of(group), column] & ~FAILED
         op = int(rounds.kinds.rows["op"][kinds].max())
-        return slots.facts[group], op, int(rounds.newest[column, group])
+        return slots.facts[group], op, int(rounds.newest[group, column])
 
     def _ended(self) -> Finding | None:
         (account, _), found = self._learnt(), self._open

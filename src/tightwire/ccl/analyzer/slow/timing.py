@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tightwire.ccl.kinds import sites
-from tightwire.ccl.rounds import FAILED, Rounds, wider
+from tightwire.ccl.rounds import FAILED, Rounds, longer
 from tightwire.ccl.slots import Bools, Floats, Ints, Words
 from tightwire.core.events import OPERATION_CODES
 
@@ -63,7 +63,7 @@ class Timer:
         self._rounds = rounds
         self._column, self._group, self._sequence = (np.zeros(0, np.int64) for _ in range(3))  # of open rounds
         self._since_s = np.zeros(0)
-        self._noted = np.zeros_like(rounds.newest)  # [C, G] the number of the round that is open or timed
+        self._noted = np.zeros_like(rounds.newest)  # [G, C] the number of the round that is open or timed
         self._over_s = np.zeros(0)  # of the last round of each group
 
     def take(self, now_s: float, lead_s: Floats) -> Timing | None:
@@ -71,7 +71,7 @@ class Timer:
         rounds, size = self._rounds, self._rounds.slots.size
         self._open(now_s)
         column, group, sequence = self._column, self._group, self._sequence
-        ended, age_s = rounds.ended[column, group], now_s - self._since_s
+        ended, age_s = rounds.ended[group, column], now_s - self._since_s
         ready = (ended == size[group]) | ((age_s >= PATIENCE_S) & (ended >= ENOUGH * size[group]) & (ended > 1))
         keep = ~ready & (age_s < FORGOTTEN_S)
         order = np.lexsort((sequence[ready], group[ready]))
@@ -83,10 +83,10 @@ class Timer:
     def _open(self, now_s: float) -> None:
         """Rounds whose first end came since the last time, less those whose column has gone to another."""
         rounds = self._rounds
-        if len(self._noted) != len(rounds.newest):  # fewer columns: numbers stay, places do not
+        if self._noted.shape[1] != rounds.columns:  # fewer columns: numbers stay, places do not
             self._noted = np.zeros_like(rounds.newest)
             self._column = self._sequence % rounds.columns
-        self._noted = wider(self._noted, len(rounds.slots.facts))
+        self._noted = longer(self._noted, len(rounds.slots.facts))
         self._over_s = np.append(self._over_s, np.full(len(rounds.slots.facts) - len(self._over_s), np.nan))
         place = np.flatnonzero(rounds.unread)
         rounds.unread.reshape(-1)[place] = False
@@ -94,8 +94,8 @@ class Timer:
         fresh = sequence != noted[place]
         place, sequence = place[fresh], sequence[fresh]
         noted[place] = sequence
-        column, group = np.divmod(place, max(len(rounds.slots.facts), 1))
-        here = rounds.newest[self._column, self._group] == self._sequence
+        group, column = np.divmod(place, rounds.columns)
+        here = rounds.newest[self._group, self._column] == self._sequence
         self._column = np.concatenate([self._column[here], column])
         self._group = np.concatenate([self._group[here], group])
         self._sequence = np.concatenate([self._sequence[here], sequence.astype(np.int64)])
@@ -106,8 +106,8 @@ class Timer:
         member, starts = slots.members(group)
         sizes = slots.size[group]
         round_of = np.repeat(np.arange(len(sizes)), sizes)
-        at = np.repeat(column * len(slots.ranks), sizes) + member
-        rows = rounds.cells.reshape(-1)[at]
+        at = member * rounds.columns + np.repeat(column, sizes)
+        rows = rounds.cells.reshape(-1).take(at)
         absent = rounds.marks.reshape(-1)[at] // 2 != np.repeat(sequence, sizes)
         rank = slots.ranks[member]
         lead_s = np.where(absent, np.nan, lead_s[rank])

@@ -95,7 +95,7 @@ class Physics:
         emitted, self._emitted = self._emitted, []
         records, ranks = np.concatenate([each for each, _ in emitted]), np.concatenate([each for _, each in emitted])
         order = by_rank(ranks)  # each rank's are in the order of time as they are
-        return records[order], ranks[order]
+        return records.take(order), ranks[order]
 
     def speed(self) -> Floats:
         """[pairs] bytes per second of each link now; 0 when it is broken."""
@@ -286,9 +286,9 @@ class Physics:
         records["group"], records["seq"] = self._groups[groups], self._sequence[groups, end]
         records["op"], records["bytes"], records["kind"] = op, size, kind
         records["dtype"], records["peer"], records["shape"] = _FLOAT32, NO_PEER, records["bytes"] & 0xFFFF
-        records = records[real]
-        records["time_ns"] = (time_s[real] * 1e9).astype(np.uint64)
-        self._emitted.append((records, ranks[real]))
+        records["time_ns"][real] = (time_s[real] * 1e9).astype(np.uint64)
+        told = np.flatnonzero(real)
+        self._emitted.append((records.take(told), ranks[told]))
 
 
 def by_rank(ranks: Ints) -> Ints:

@@ -135,13 +135,13 @@ class SimulatedCluster:
         told, left = [(np.zeros(0, RECORD), np.zeros(0, np.int64))], []
         for each, of_each in self._pending:
             due = each["time_ns"] <= now_s * 1e9
-            told.append((each[due], of_each[due]))
-            if not due.all():
-                left.append((each[~due], of_each[~due]))
+            for some, into in ((np.flatnonzero(due), told), (np.flatnonzero(~due), left)):
+                if len(some):
+                    into.append((each.take(some), of_each[some]))
         self._pending = left
         records, ranks = (np.concatenate(column) for column in zip(*told, strict=True))
         order = by_rank(ranks)
-        records, ranks = records[order], ranks[order]
+        records, ranks = records.take(order), ranks[order]
         self._count(records, ranks)
         self._note_states(now_s)
         records["time_ns"] += (self._skew_s * 1e9).astype(np.uint64)[self.layout.hosts[ranks]]
