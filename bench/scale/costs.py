@@ -136,7 +136,11 @@ def measure(ranks: int, seed: int) -> Cost:
     if last.said is None or last.said.guilty_ranks != [ranks // 2]:
         raise RuntimeError(f"{ranks} ranks: rank {ranks // 2} looped, said was {last.said}")
     return Cost(
-        ranks, float(np.mean([each.spent_s for each in seconds[measured]])), last.spent_s, memory_bytes / 1e9,
-        float(np.mean(sizes[measured])) / ranks, float(np.min(sizes[WARM_S + MEASURED_S + REPEATED_S :])) / ranks,
+        ranks,
+        float(np.mean([each.spent_s for each in seconds[measured]])),
+        last.spent_s,
+        memory_bytes / 1e9,
+        float(np.mean(sizes[measured])) / ranks,
+        float(np.min(sizes[WARM_S + MEASURED_S + REPEATED_S :])) / ranks,
         float(np.mean(calls[measured])) / ranks / CALL.itemsize / EVERY_S,
     )
