@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def agent(
     command: list[str] | None = typer.Argument(None, help="This host's part of the job, after --; without, rings of a job that is started otherwise."),
-    collector: str = typer.Option(..., help="Where the collector listens: tcp://HOST:PORT."),
+    collector: str = typer.Option(..., "--collector", "--to", help="Where the collector listens, tcp://HOST:PORT; or redis://HOST:PORT/DATABASE, the password in $TIGHTWIRE_REDIS_PASSWORD."),
     job: str = typer.Option("default", help="The job's name; agents and their folders are told apart by it."),
     folder: Path | None = typer.Option(None, help="The rings on this host; default: /dev/shm/tightwire-JOB."),
     keys: Path | None = typer.Option(None, help="Folder with a pair of keys: encrypted, and known to the collector."),
@@ -60,7 +60,7 @@ def agent(
 
 
 def collect(
-    listen: str = typer.Option(DEFAULT_LISTEN, help="tcp://ADDRESS:PORT."),
+    listen: str = typer.Option(DEFAULT_LISTEN, "--listen", "--from", help="tcp://ADDRESS:PORT; or redis://HOST:PORT/DATABASE, which agents write to."),
     keys: Path | None = typer.Option(None, help="Folder with a pair of keys; then only agents with a known key are let in."),
     authorized: Path | None = typer.Option(None, help="The agents' public keys, one a line; default: the pair in --keys serves all."),
     insecure: bool = typer.Option(False, help="Listen beyond this machine without keys."),
@@ -97,7 +97,7 @@ def collect(
     act = Actions([*map(Webhook, webhook), *map(Command, execute), *([Metrics(metrics)] if metrics else [])])
     pair = None if keys is None else Keys.load(keys)
     known = load_authorized(authorized) if authorized else frozenset() if pair is None else frozenset({pair.public})
-    lobby = open_lobby(listen, clock, pair, known, insecure)
+    lobby = open_lobby(listen, clock, pair, known, insecure, say)
     on_signals(stopped.set)
     say(f"collector at {lobby.endpoint}; incidents in {out}")
     try:

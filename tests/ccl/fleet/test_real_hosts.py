@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kv.store.helpers import RedisServer
 from tests.ports import free_port
 from tightwire.ccl.probe.ring import FRAME, FRAMES, HEADER_BYTES
 from tightwire.net.keys import Keys
@@ -25,7 +26,7 @@ class Fleet:
     """`processes` by name; what each says is in `folder`/NAME.log."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.rendezvous = folder, free_port(), free_port()
+        self.folder, self.address, self.rendezvous = folder, f"tcp://127.0.0.1:{free_port()}", free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.out = folder / "incidents"
 
@@ -38,14 +39,12 @@ class Fleet:
         return made
 
     def collector(self, *more: str) -> subprocess.Popen[bytes]:
-        address = f"tcp://127.0.0.1:{self.port}"
-        return self.start("collector", *CLI, "collect", "--listen", address, "--out", str(self.out), *more)
+        return self.start("collector", *CLI, "collect", "--from", self.address, "--out", str(self.out), *more)
 
     def agent(self, host: int, *more: str) -> subprocess.Popen[bytes]:
         """Of rings that are there, or will be."""
-        address = f"tcp://127.0.0.1:{self.port}"
         return self.start(
-            f"agent{host}", *CLI, "agent", "--collector", address, "--folder", str(self.rings(host)), *more
+            f"agent{host}", *CLI, "agent", "--to", self.address, "--folder", str(self.rings(host)), *more
         )
 
     def rings(self, host: int) -> Path:
@@ -167,6 +166,27 @@ def test_training_goes_on_with_the_same_losses_whatever_breaks(fleet: Fleet) -> 
         assert fleet.processes[name].wait(LIMIT_S) == 0
     assert fleet.losses() == alone
     assert "guilty" not in fleet.said("collector")
+
+
+def test_redis_is_killed_while_a_rank_freezes(fleet: Fleet) -> None:
+    server = RedisServer()
+    try:
+        fleet.address = server.url
+        fleet.collector()
+        for host in range(2):
+            fleet.agent(host)
+        fleet.job("--steps", "100000", "--fault", "stop", "--rank", "2", "--step", "190")
+        until(lambda: fleet.losses() and fleet.said("collector").count("reports") == 2, fleet)
+        server.kill()
+        until(lambda: len(fleet.losses()) == 4, fleet)  # the job notices nothing
+        until(lambda: all("not reached" in fleet.said(name) for name in ("collector", "agent0", "agent1")), fleet)
+        assert "guilty" not in fleet.said("collector")
+        server.start()
+        until(lambda: "guilty: rank 2" in fleet.said("collector"), fleet)
+        assert fleet.said("collector").count("guilty:") == 1
+        assert "missing" not in fleet.said("collector")
+    finally:
+        server.kill()
 
 
 def test_a_rank_survives_a_stranger_in_the_header_of_its_ring(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@
 | `sending` | the agent's side of the conversation, without a socket |
 | `hosts` | the collector's side: many hosts as one source |
 | `delay` | how far a host's clock is ahead, by the least delay |
-| `uplink_zmq` | the agent's thread that owns the connection |
-| `lobby_zmq` | the collector's |
+| `uplink_zmq`, `uplink_redis` | the agent's thread that owns the connection |
+| `lobby_zmq`, `lobby_redis` | the collector's |
+| `streams` | Redis Streams as their wire |
 | `station` | the agent as a process |
 | `incidents` | what is open, on disk, so that a restarted collector knows it |
 | `judging` | one job: from its hosts to verdicts and incidents |
