@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.kv.store.helpers import RedisServer
-from tests.ports import free_port
 from tightwire.ccl.probe.ring import FRAME, FRAMES, HEADER_BYTES
 from tightwire.net.keys import Keys
+from tightwire.net.ports import free_port
 
 pytestmark = pytest.mark.job
 CLI = [sys.executable, "-m", "tightwire.cli", "ccl"]

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.ports import free_port
 from vllm_host import Engine, prompt
 
 from tightwire.kv.block import KVBlock
 from tightwire.kv.engines.vllm.planner import transfer_name
 from tightwire.kv.strategy import RAW
 from tightwire.kv.transfer.sender import Sender
+from tightwire.net.ports import free_port
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ports import free_port
 from tightwire.kv.block import KVBlock
 from tightwire.kv.store import Layout, PrefixStore, Store
+from tightwire.net.ports import free_port
 
 LAYOUT = Layout(3, 2, 32, torch.bfloat16)
 CHUNK = 16

@@ -13,11 +13,11 @@ import pytest
 
 from tests.kv.transfer.blocks import FOUR, LAYERS, joined
 from tests.kv.transfer.peer import PIECES, TOKENS, receive, send
-from tests.ports import free_port
 from tightwire.errors import LinkError
 from tightwire.kv.codec import decode_block, encode_block
 from tightwire.kv.transfer.receiver import Receiver
 from tightwire.kv.transfer.sender import Sender
+from tightwire.net.ports import free_port
 from tightwire.net.shaper import ShapedLink
 
 BYTES_PER_S = 2e6  # a transfer takes about 0.2 s

@@ -13,20 +13,20 @@ import importlib
 import os
 import runpy
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from tightwire.ccl.faults import quota
+from tightwire.net.ports import free_port
 
 REACTION_S = 0.1  # torchrun looks for dead ranks as often
 
 
 def launch(ranks: int, enter: Sequence[Callable[[], None]], address: str, body: Callable[[], object]) -> int:
     """Fork `ranks` processes that each call their `enter` (if any), then `body`; the status of the first that failed."""
-    port = _free_port()
+    port = free_port()
     children = {}
     for rank in range(ranks):
         pid = os.fork()
@@ -93,12 +93,6 @@ def _end(pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def import_ahead() -> None:
