@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from scale.playing import EVERY_S, LOST, SKEW_S
+from tightwire.ccl import digest
 from tightwire.ccl.connections import CONNECTION, Connections
 from tightwire.ccl.digest import CALL, Digest
 from tightwire.ccl.evidence import Evidence
@@ -59,7 +60,7 @@ class Remote:
         return count > 0
 
     def look(self) -> list[Digest]:
-        return [_DIGEST.decode(each) for each in self._given]
+        return [digest.decode(each) for each in self._given]
 
     def wait(self, timeout_s: float) -> None:
         raise AssertionError("the benchmark moves the clock")
@@ -117,7 +118,7 @@ def measure(ranks: int, seed: int) -> Cost:
             cluster.inject([Fault("loop", ranks // 2, cluster.physics.steps)], seed)
         clock.advance_s(EVERY_S)
         digests = cluster.digests(clock.now_s())
-        encoded = [msgspec.msgpack.encode(each) for each in digests]
+        encoded = [digest.encode(each) for each in digests]
         sizes.append(sum(map(len, encoded)))
         calls.append(sum(len(each.calls) for each in digests))
         link.send_bytes(len(encoded).to_bytes(8, "little"))

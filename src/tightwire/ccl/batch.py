@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tightwire.ccl.digest import CALL, FRAME, KIND, RANK, UNKNOWN, Digest
+from tightwire.ccl.digest import CALL, FRAME, KIND, MAX_RANKS, RANK, UNKNOWN, Digest
 from tightwire.ccl.slots import Floats, Ints
 
-MAX_RANKS = 2**20
 Rows = npt.NDArray[np.void]
 
 
@@ -79,25 +78,26 @@ def _batch(given: Sequence[Digest]) -> Batch:
         np.int64,
     ).reshape(-1, 4)  # fmt: skip
     host = np.repeat(np.arange(len(digests)), counts[:, 0])
-    rank_of = np.repeat(np.arange(len(ranks)), ranks["frames"])
-    of_call = np.repeat(np.arange(len(ranks)), ranks["calls"])
+    at_s = np.array([each.at_s for each in digests])
     told = [np.bincount(host, ranks[name], len(digests)).astype(np.int64) for name in ("frames", "calls")]
-    sound = (told[0] == counts[:, 1]) & (told[1] == counts[:, 2])
-    if sound.all():
-        sound[host[ranks["rank"] >= MAX_RANKS]] = False
-        host_of = host[of_call]
-        sound[host_of[calls["frame"] >= ranks["frames"][of_call]]] = False
-        sound[host_of[calls["kind"] >= counts[host_of, 3]]] = False
+    sound = (told[0] == counts[:, 1]) & (told[1] == counts[:, 2]) & np.isfinite(at_s)  # before that many are counted
     if not sound.all():
         return _batch([each for each, fine in zip(digests, sound, strict=True) if fine])
-    at_s = np.array([each.at_s for each in digests])
+    rank_of = np.repeat(np.arange(len(ranks)), ranks["frames"])
+    of_call = np.repeat(np.arange(len(ranks)), ranks["calls"])
+    host_of = host[of_call]
+    sound[host[ranks["rank"] >= MAX_RANKS]] = False
+    sound[host_of[calls["frame"] >= ranks["frames"][of_call]]] = False
+    sound[host_of[calls["kind"] >= counts[host_of, 3]]] = False
+    if not sound.all():
+        return _batch([each for each, fine in zip(digests, sound, strict=True) if fine])
     first_frame = np.cumsum(ranks["frames"], dtype=np.int64) - ranks["frames"]
     first_kind = np.cumsum(counts[:, 3]) - counts[:, 3]
     return Batch(
         digests, ranks, host, at_s[host], frames, rank_of, kinds,
         Calls(
-            first_frame[of_call] + calls["frame"], first_kind[host[of_call]] + calls["kind"],
-            calls["sequence"].astype(np.int64), *_times(calls, at_s[host[of_call]]), calls["failed"] > 0,
+            first_frame[of_call] + calls["frame"], first_kind[host_of] + calls["kind"],
+            calls["sequence"].astype(np.int64), *_times(calls, at_s[host_of]), calls["failed"] > 0,
         ),
     )  # fmt: skip
 

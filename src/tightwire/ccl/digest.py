@@ -8,11 +8,17 @@ many at once.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 
 from tightwire.ccl.summary import GroupFacts
+from tightwire.errors import LinkError
 
+MAX_BYTES = 16 * 2**20
+MAX_RANKS = 2**17
+MAX_HOST_RANKS, MAX_GROUPS, MAX_UNSEEN = 4096, 2**16, 256
 UNKNOWN = 0xFFFFFFFF  # of a time in a call, or of a rank's place in the order of deaths
 RANK = np.dtype(
     [
@@ -46,3 +52,31 @@ class Digest(msgspec.Struct, frozen=True):
     kinds: bytes
     groups: list[GroupFacts]
     unseen: list[str] = []
+
+
+_DECODER = msgspec.msgpack.Decoder(Digest)
+encode = msgspec.msgpack.encode
+
+
+def decode(data: bytes | memoryview) -> Digest:
+    """Raises LinkError for what is no digest or has more or larger parts than a host's could; whether the rows fit together
+    is seen when they are read."""
+    if len(data) > MAX_BYTES:
+        raise LinkError(f"a digest of {len(data)} bytes; the limit is {MAX_BYTES}")
+    try:
+        digest = _DECODER.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LinkError(f"not a digest: {error}") from error
+    if not math.isfinite(digest.at_s):
+        raise LinkError(f"not a digest: its time is {digest.at_s}")
+    for count, most in (
+        (len(digest.ranks) // RANK.itemsize, MAX_HOST_RANKS),
+        (len(digest.groups), MAX_GROUPS),
+        (len(digest.unseen), MAX_UNSEEN),
+    ):
+        if count > most:
+            raise LinkError(f"not a digest: {count} ranks, groups or texts; the limit is {most}")
+    for facts in digest.groups:
+        if not 0 <= facts.group < 2**64 or not all(0 <= rank < MAX_RANKS for rank in facts.ranks):
+            raise LinkError(f"not a digest: group {facts.group} of {len(facts.ranks)} ranks")
+    return digest
