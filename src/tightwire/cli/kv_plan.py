@@ -32,8 +32,8 @@ def plan(
     from tightwire.core.units import parse_rate_bytes_per_s, parse_time_s
     from tightwire.errors import ConfigError
     from tightwire.kv import plan as planning
-    from tightwire.kv.control.settings import Settings
     from tightwire.kv.control.records import Request
+    from tightwire.kv.control.settings import Settings
     from tightwire.kv.profiles import ProfileLibrary
 
     if out is not None and out.suffix not in (".png", ".html"):

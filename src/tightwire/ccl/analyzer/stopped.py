@@ -42,9 +42,7 @@ def stuck(waiting: Waits, now_s: float) -> Waits:
 def find(waits: Waits, before: Connections, after: Connections) -> Stopped | None:
     """From two looks at the transport, `BETWEEN_S` apart or more, while `waits` stood. None when everything there moves
     or is idle."""
-    _, then, now = np.intersect1d(keys(before), keys(after), return_indices=True)
-    standing = after[now[_stands(before[then], after[now])]]
-    standing = standing[np.lexsort((standing["peer"], standing["rank"]))]
+    standing = stand(before, after)
     ends = np.stack([standing["rank"], standing["peer"]]).astype(np.int64)
     pairs = sorted({(min(pair), max(pair)) for pair in zip(*ends.tolist(), strict=True)})
     index = {rank: number for number, rank in enumerate(waits.rank.tolist())}
@@ -54,6 +52,14 @@ def find(waits: Waits, before: Connections, after: Connections) -> Stopped | Non
     since_s = min(float(waits.collector.standing.progress_s[rank]) for rank in involved)
     told = tuple(connection(row) for row in standing)
     return Stopped(waits[index[involved[0]]], tuple(pairs), devices(pairs), told, since_s)
+
+
+def stand(before: Connections, after: Connections) -> Connections:
+    """Those of `after` that have stopped since `before`, in the order of rank and peer."""
+    _, then, now = np.intersect1d(keys(before), keys(after), return_indices=True)
+    standing = after[now[_stands(before[then], after[now])]]
+    ordered: Connections = standing[np.lexsort((standing["peer"], standing["rank"]))]
+    return ordered
 
 
 def devices(pairs: list[Pair]) -> tuple[int, ...]:

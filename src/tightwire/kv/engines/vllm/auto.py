@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from tightwire.core.links import LinkVerdict
 from tightwire.errors import LinkError, StrategyError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.control.controller import Controller
@@ -136,6 +137,13 @@ class Auto:
             self._write(course.first, outcome)
             if error is not None:
                 self._controller.sampled(course.decision, error)
+
+    def link_verdict(self, verdict: LinkVerdict) -> None:
+        """Whoever watches the link says so: the next decisions and those underway go by it."""
+        with self._lock:
+            self._controller.link_verdict(verdict)
+            if verdict.state != "hung":
+                self._sender.link.distrust()
 
     def close(self) -> None:
         with self._lock:

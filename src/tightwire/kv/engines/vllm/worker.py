@@ -21,7 +21,7 @@ from tightwire.kv.engines.vllm.auto import Auto, Fixed, Pace
 from tightwire.kv.engines.vllm.blocks import Blocks
 from tightwire.kv.engines.vllm.counters import Counters
 from tightwire.kv.engines.vllm.layout import Layout
-from tightwire.kv.engines.vllm.links import receiver, sender
+from tightwire.kv.engines.vllm.links import receiver, sender, watch
 from tightwire.kv.engines.vllm.loads import Loads
 from tightwire.kv.engines.vllm.plan import Move, Plan
 from tightwire.kv.engines.vllm.pull import Puller
@@ -44,6 +44,7 @@ class Worker:
         self.endpoint = settings.endpoint
         self._pace = Pace()
         self._library = ProfileLibrary.load(Path(settings.library)) if settings.library else None
+        self._watch = watch() if settings.pushes and self._library is not None else None
         self._receiver = receiver(settings, fingerprint) if settings.pulls else None
         if self._receiver is not None:
             self.endpoint = self._receiver.endpoint
@@ -131,7 +132,7 @@ class Worker:
         return {**self.counters.totals(), "last_strategy": self.counters.last_strategy}
 
     def close(self) -> None:
-        for part in (self._pusher, self._puller, self._shelf):
+        for part in (self._pusher, self._puller, self._shelf, self._watch):
             if part is not None:
                 part.close()
         if self._puller is None and self._receiver is not None:
@@ -140,10 +141,14 @@ class Worker:
         self._pusher = self._puller = self._shelf = self._receiver = None
 
     def _peer(self, endpoint: str) -> Peer:
-        link = sender(self.settings, endpoint, self.fingerprint)
         if self._library is None:
-            return Peer(link, Fixed(self.settings))
-        return Peer(link, Auto(self.settings, self._library, link, self._pace, self._log(endpoint)))
+            return Peer(sender(self.settings, endpoint, self.fingerprint), Fixed(self.settings))
+        watched = self._watch.link(endpoint) if self._watch is not None else None
+        link = sender(self.settings, endpoint, self.fingerprint, watched)
+        auto = Auto(self.settings, self._library, link, self._pace, self._log(endpoint))
+        if watched is not None:
+            watched.listener = auto
+        return Peer(link, auto)
 
     def _log(self, endpoint: str) -> DecisionLog | None:
         """Of the decisions for `endpoint`: the first one's is where the settings say, others have their number."""
