@@ -85,8 +85,10 @@ class Stream:
 class Outbox:
     """Not thread-safe. What it wants to say is fetched with `next_message`."""
 
-    def __init__(self, window_bytes: int, link: LinkEstimator, endpoint: str, trace: Trace | None = None) -> None:
-        self._trace = trace
+    def __init__(
+        self, window_bytes: int, link: LinkEstimator, endpoint: str, trace: Trace | None = None, writes: bool = False
+    ) -> None:
+        self._trace, self._writes = trace, writes
         self._window_bytes, self._link, self._endpoint = window_bytes, link, endpoint
         self.trouble = f"{endpoint} did not answer; is the receiver running?"
         self._frame_bytes = 2**62
@@ -240,7 +242,7 @@ class Outbox:
 
     def hello(self) -> None:
         """A connection is being made: what is said first."""
-        self._say(Hello(protocol.VERSION))
+        self._say(Hello(protocol.VERSION, self._writes))
 
     def ping(self, number: int, padding: bytes) -> None:
         self._control.append([protocol.encode(protocol.Ping(number)), padding])

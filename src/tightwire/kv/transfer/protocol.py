@@ -23,9 +23,10 @@ _LIMIT_TEXT = "{} has {} characters; the limit is {}"
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """First on every connection."""
+    """First on every connection. `writes`: the sender would write frames into memory of the receiver (NIXL)."""
 
     version: int
+    writes: bool = False
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -36,8 +37,12 @@ class Begin(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Part(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A frame: the message's second part, or `size` bytes at `offset` of the memory that the sender was given."""
+
     stream: int
     index: int
+    offset: int = 0
+    size: int = 0
 
 
 class End(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -56,6 +61,14 @@ class Ping(msgspec.Struct, frozen=True, tag=True, array_like=True):
     number: int
 
 
+class Memory(msgspec.Struct, frozen=True, array_like=True):
+    """Where a sender may write: `agent`, NIXL's description of the receiver's agent, and a region of its memory."""
+
+    agent: bytes
+    address: int
+    size_bytes: int
+
+
 class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """`boot`: another number after a restart. The receiver holds `window_bytes` of this sender at most and takes no
     frame larger than `frame_bytes`."""
@@ -64,6 +77,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
     arrived_s: float
     window_bytes: int
     frame_bytes: int
+    memory: Memory | None = None
 
 
 class Ack(msgspec.Struct, frozen=True, tag=True, array_like=True):

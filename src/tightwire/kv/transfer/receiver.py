@@ -25,6 +25,7 @@ from tightwire.kv.frame import Limits
 from tightwire.kv.transfer import protocol
 from tightwire.kv.transfer.inbox import Inbox
 from tightwire.kv.transfer.incoming import Job, Received
+from tightwire.kv.transfer.nixl import Landing
 from tightwire.kv.transfer.protocol import Begin, Cancel, End, Hello, Part, Ping, Pong, ToSender, Welcome
 from tightwire.net import sockets
 from tightwire.net.door import Door
@@ -39,7 +40,7 @@ class Receiver:
     """Binds `bind` (port `*` takes a free one; `endpoint` says which) and collects transfers until they are waited
     for. `fingerprint`: frames of another model are refused. `keys`: CURVE, for those whose public keys are in
     `authorized`; without keys, an address beyond this machine is refused unless `insecure`. `workers` decode; `trace` hears
-    each step."""
+    each step; `nixl`: senders that want it get memory to write frames into (extra `nixl`; not encrypted)."""
 
     def __init__(
         self,
@@ -54,12 +55,14 @@ class Receiver:
         workers: int = 1,
         trace: Trace | None = None,
         clock: Clock | None = None,
+        nixl: bool = False,
     ) -> None:
         if keys is None and not insecure and not sockets.is_local(bind):
             raise ConfigError(
                 f"bind={bind!r} can be reached from other machines, unencrypted and by anybody; give keys (tightwire kv "
                 "keys writes them), or insecure=true on a private network"
             )
+        self._landing = Landing() if nixl else None
         limits = limits or Limits()
         self._limits = replace(
             limits,
@@ -166,7 +169,7 @@ class Receiver:
                 if event & sockets.REFUSED:
                     self._refused += 1
                 elif value in self._connections:
-                    self._inbox.lost(self._connections.pop(value))
+                    self._lost(self._connections.pop(value))
             if self._socket in ready:
                 frames = self._socket.recv_multipart(copy=False)
                 with contextlib.suppress(LinkError):  # a stranger's message: nothing to answer
@@ -179,6 +182,13 @@ class Receiver:
         self._socket.close()
         if self._door is not None:
             self._door.close()
+        if self._landing is not None:
+            self._landing.close()
+
+    def _lost(self, peer: bytes) -> None:
+        self._inbox.lost(peer)
+        if self._landing is not None:
+            self._landing.lost(peer)
 
     def _take(self, parts: list[zmq.Frame]) -> None:
         if len(parts) not in (2, 3):
@@ -188,6 +198,9 @@ class Receiver:
         match message:
             case Part() if len(parts) == 3:
                 self._inbox.arrived(peer, message.stream, message.index, parts[2].buffer)
+            case Part() if self._landing is not None and message.size <= self._frame_bytes:
+                written = self._landing.take(peer, message.offset, message.size)
+                self._inbox.arrived(peer, message.stream, message.index, written)
             case Begin():
                 self._inbox.begin(peer, message)
             case End():
@@ -201,7 +214,8 @@ class Receiver:
                     raise LinkError(f"protocol version {message.version}; this side speaks {protocol.VERSION}")
                 window_bytes = self._max_buffered_bytes
                 self._connections[parts[1].get(zmq.SRCFD)] = peer
-                self._answer(peer, Welcome(self._boot, self._clock.now_s(), window_bytes, self._frame_bytes))
+                memory = self._landing.grant(peer) if self._landing is not None and message.writes else None
+                self._answer(peer, Welcome(self._boot, self._clock.now_s(), window_bytes, self._frame_bytes, memory))
 
     def _say_all(self) -> None:
         while self._answers:

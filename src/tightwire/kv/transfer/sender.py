@@ -16,6 +16,8 @@ from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import encode_block
 from tightwire.kv.strategy import Strategy
 from tightwire.kv.transfer import protocol
+from tightwire.kv.transfer.lane import Lane, Message
+from tightwire.kv.transfer.nixl import Launcher
 from tightwire.kv.transfer.outbox import Outbox, Stream
 from tightwire.kv.transfer.outgoing import Desk, Outgoing, SendReport
 from tightwire.net import sockets
@@ -25,7 +27,7 @@ from tightwire.net.keys import Keys
 __all__ = ["DEFAULT_CHUNK_TOKENS", "DEFAULT_WINDOW_BYTES", "Outgoing", "SendReport", "Sender"]
 DEFAULT_WINDOW_BYTES = 64 * 2**20
 DEFAULT_CHUNK_TOKENS = 128
-_TICK_MS = 100
+_TICK_MS, _SOON_MS = 100, 1
 _RETRY_S = 0.1
 
 
@@ -33,7 +35,7 @@ class Sender:
     """Connected to one Receiver at `endpoint`, again and again if need be. Thread-safe; any number of transfers at a
     time share the link. They hold `window_bytes` at most of pieces that the receiver has not taken. `link` is what the
     transfers told about the link. `keys`: CURVE, as the receiver wants it; `workers`: threads that encode; `trace` hears each
-    step."""
+    step; `nixl`: frames are written by NIXL where the receiver has it (extra `nixl`; not encrypted)."""
 
     def __init__(
         self,
@@ -45,11 +47,14 @@ class Sender:
         workers: int = 1,
         trace: Trace | None = None,
         clock: Clock | None = None,
+        nixl: bool = False,
     ) -> None:
         self.fingerprint, self.link = fingerprint, LinkEstimator()
         self._endpoint, self._keys = endpoint, keys
         self._waker = sockets.Waker()
-        self._desk = Desk(Outbox(window_bytes, self.link, endpoint, trace), clock or MonotonicClock(), self._waker.wake)
+        outbox = Outbox(window_bytes, self.link, endpoint, trace, writes=nixl)
+        self._desk = Desk(outbox, clock or MonotonicClock(), self._waker.wake)
+        self._lane = Lane(self._say, Launcher() if nixl else None)
         self._pings = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         try:
@@ -167,7 +172,7 @@ class Sender:
             self._send_all()
             if desk.closed:
                 break
-            ready = dict(self._poller.poll(_TICK_MS))
+            ready = dict(self._poller.poll(_SOON_MS if self._lane.waits else _TICK_MS))
             if self._waker.fd in ready:
                 self._waker.clear()
             if self._socket in ready:
@@ -178,6 +183,7 @@ class Sender:
                 desk.outbox.expire(desk.clock.now_s())
             desk.settle()
         self._disconnect(linger_ms=200)  # the cancellations
+        self._lane.close()
         desk.settle()
 
     def _send_all(self) -> None:
@@ -187,9 +193,13 @@ class Sender:
                 message = desk.outbox.next_message(desk.clock.now_s())
                 desk.staged.notify()  # there may be room for another frame
             if message is None:
-                return
-            with contextlib.suppress(zmq.Again):
-                self._socket.send_multipart(message, zmq.NOBLOCK, copy=len(message) == 1)
+                break
+            self._lane.put(message, desk.clock.now_s())
+        self._lane.flush(desk.clock.now_s())
+
+    def _say(self, message: Message) -> None:
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(message, zmq.NOBLOCK, copy=len(message) == 1)
 
     def _receive_all(self) -> None:
         desk = self._desk
@@ -198,6 +208,7 @@ class Sender:
                 data = self._socket.recv(zmq.NOBLOCK)
                 with contextlib.suppress(LinkError):  # what is not of the protocol is not answered
                     message = protocol.decode_to_sender(data)
+                    self._lane.heard(message)
                     with desk.lock:
                         desk.outbox.received(message, desk.clock.now_s())
 
@@ -212,6 +223,7 @@ class Sender:
             with desk.lock:
                 was_connected = desk.outbox.connected
                 desk.outbox.lost()
+            self._lane.lost()
             if not was_connected:
                 desk.clock.sleep_s(_RETRY_S)
             self._renew()

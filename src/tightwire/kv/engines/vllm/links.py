@@ -27,7 +27,7 @@ def sender(settings: Settings, endpoint: str, fingerprint: str, trace: Trace | N
                 "kv_connector_extra_config: keys and peer belong together: a folder, and decode's public key"
             )
         keys = Keys.load(Path(settings.keys), settings.peer)
-    return Sender(endpoint, fingerprint=fingerprint, keys=keys, trace=trace)
+    return Sender(endpoint, fingerprint=fingerprint, keys=keys, trace=trace, nixl=settings.nixl)
 
 
 def receiver(settings: Settings, fingerprint: str) -> Receiver:
@@ -38,8 +38,8 @@ def receiver(settings: Settings, fingerprint: str) -> Receiver:
             "kv_connector_extra_config: keys and authorized belong together: a folder, and a file of public keys"
         )
     if not settings.keys:
-        return Receiver(settings.bind, fingerprint=fingerprint, insecure=settings.insecure)
+        return Receiver(settings.bind, fingerprint=fingerprint, insecure=settings.insecure, nixl=settings.nixl)
     return Receiver(
         settings.bind, fingerprint=fingerprint, keys=Keys.load(Path(settings.keys)),
-        authorized=load_authorized(Path(settings.authorized)),
+        authorized=load_authorized(Path(settings.authorized)), nixl=settings.nixl,
     )  # fmt: skip

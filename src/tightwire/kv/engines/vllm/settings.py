@@ -14,8 +14,8 @@ ROLES = ("kv_producer", "kv_consumer", "kv_both")
 AUTO = "auto"
 _ALWAYS = {"timeout_s", "strategy", "library", "quality_budget", "store", "store_max_bytes", "store_chunk_tokens"}
 _ALLOWED = {
-    "kv_producer": _ALWAYS | {"endpoint", "keys", "peer", "decisions"},
-    "kv_consumer": _ALWAYS | {"bind", "keys", "authorized", "insecure"},
+    "kv_producer": _ALWAYS | {"endpoint", "keys", "peer", "decisions", "nixl"},
+    "kv_consumer": _ALWAYS | {"bind", "keys", "authorized", "insecure", "nixl"},
     "kv_both": _ALWAYS,
 }
 
@@ -35,6 +35,7 @@ class Settings:
     peer: str = ""
     authorized: str = ""
     insecure: bool = False
+    nixl: bool = False
     store: str = ""
     store_max_bytes: int = 0
     store_chunk_tokens: int = 128
