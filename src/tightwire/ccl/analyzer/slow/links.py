@@ -24,7 +24,7 @@ STANDING = 0.25  # bytes of a link that bounds stand in its queue; where they do
 SOME = 0.05  # of the slow pair's bytes: less says nothing about a queue
 LEAST_BYTES = 20_000  # of a pair in a window, for its figures to say something
 ALIKE = 4.0  # times as many bytes at most, to be compared
-QUEUE, ROUND_TRIP = 0.3, 2.5  # of the slow pair's round trip, and times that of others: it waits in the same queue
+QUEUE, ROUND_TRIP = 0.35, 2.5  # of what the slow pair's round trip grew by, and times that of others: it waits in the same queue
 
 _LOOK = np.dtype(
     [
@@ -112,7 +112,7 @@ class SlowLinks:
 def look(connections: Connections) -> npt.NDArray[np.void]:
     """What is kept of a look at the transport, without what tells no byte counts and who talks to itself."""
     use = ~np.isnan(connections["acked_bytes"]) & (connections["rank"] != connections["peer"])
-    given = connections[use]
+    given = connections.take(np.flatnonzero(use))
     found = np.zeros(len(given), _LOOK)
     found["key"], found["rank"], found["peer"] = keys(given), given["rank"], given["peer"]
     found["acked"], found["queued"] = given["acked_bytes"], given["queued_bytes"] > 0
@@ -123,7 +123,7 @@ def look(connections: Connections) -> npt.NDArray[np.void]:
         ("delivery", "delivery_bytes_per_s"),
     ):
         found[name] = np.nan_to_num(given[column])
-    return found[np.argsort(found["key"])]
+    return found.take(np.argsort(found["key"]))
 
 
 def flows(looks: Sequence[npt.NDArray[np.void]]) -> Flows:
@@ -173,7 +173,7 @@ def find(before: Flows, now: Flows) -> SlowLinks | None:
         flow = slow.get(pair)
         assert flow is not None, "the pair is one of these"
         told[pair] = flow, before.get(pair)
-        if not set(pair) & set(shared) and _shares_queue(pair, flow, now):
+        if not set(pair) & set(shared) and _shares_queue(pair, before, now):
             alone.append(pair)
     lone = {pair[0] for pair in alone if (pair[1], pair[0]) not in alone}
     return SlowLinks(tuple(pairs), tuple(sorted({*shared, *lone})), told)
@@ -183,11 +183,10 @@ def _slow(bulk: Flows, before: Flows) -> Bools:
     """[P] whether each of `bulk` is a slow one."""
     speed = bulk.speed_bytes_per_s
     usual = float(np.median(speed))
-    codes, known = (_codes(bulk), _codes(before)) if len(before) else (_codes(bulk), np.zeros(1, np.int64))
-    at = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+    at, known = _found(bulk, before)
     earlier = np.full(len(bulk), np.nan)
     if len(before):
-        measured = (known[at] == codes) & (before.sent_bytes[at] >= LEAST_BYTES)
+        measured = known & (before.sent_bytes[at] >= LEAST_BYTES)
         earlier[measured] = before.speed_bytes_per_s[at][measured]
     fast = np.isnan(earlier)
     slower = np.where(
@@ -199,11 +198,13 @@ def _slow(bulk: Flows, before: Flows) -> Bools:
     return found
 
 
-def _shares_queue(pair: Pair, slow: Flow, now: Flows) -> bool:
+def _shares_queue(pair: Pair, before: Flows, now: Flows) -> bool:
     """Whether the other packets that the sender sends suffer as well: data to others, and the answers to what it
-    receives."""
+    receives, whose round trips grow as the pair's own does."""
     sender = pair[0]
-    large = now.sent_bytes >= max(LEAST_BYTES, SOME * slow.sent_bytes)
+    grown_s = _grown(before, now)
+    mine = (now.rank == sender) & (now.peer == pair[1])
+    large = now.sent_bytes >= max(LEAST_BYTES, SOME * float(now.sent_bytes[mine][0]))
     apart = (now.rank != sender) & (now.peer != sender)
     usual_rtt_s = float(np.median(now.rtt_s[apart & large])) if (apart & large).any() else np.inf
     beside = large & ~apart & ~(np.isin(now.rank, pair) & np.isin(now.peer, pair))
@@ -214,9 +215,25 @@ def _shares_queue(pair: Pair, slow: Flow, now: Flows) -> bool:
             usual = float(np.median(now.delivery_bytes_per_s[alike])) if alike.any() else 0.0
             if now.delivery_bytes_per_s[index] < SLOWER * usual:
                 return True
-        elif now.rtt_s[index] > max(QUEUE * slow.rtt_s, ROUND_TRIP * usual_rtt_s):
+        elif grown_s[index] > QUEUE * float(grown_s[mine][0]) and now.rtt_s[index] > ROUND_TRIP * usual_rtt_s:
             return True
     return False
+
+
+def _grown(before: Flows, now: Flows) -> Floats:
+    """[P] by how much each round trip is longer than before (s); all of it where that is not known."""
+    at, known = _found(now, before)
+    grown: Floats = now.rtt_s - np.where(known, before.rtt_s[at] if len(before) else 0.0, 0.0)
+    return grown
+
+
+def _found(some: Flows, among: Flows) -> tuple[Ints, Bools]:
+    """[P] each (where each of `some` is among others, whether it is)."""
+    codes, others = _codes(some), _codes(among)
+    if not len(others):
+        return np.zeros(len(codes), np.int64), np.zeros(len(codes), bool)
+    at = np.minimum(np.searchsorted(others, codes), len(others) - 1)
+    return at, others[at] == codes
 
 
 def _joined(found: Flows) -> Flows:
