@@ -28,7 +28,7 @@ from tightwire.core.clock import Clock, FakeClock
 EVERY_S = 1.0  # a summary of each host
 LOST, SKEW_S = 0.01, 0.05
 PROGRAM = Program(layers=1, layer_s=0.02, uneven=0.1, wire_jitter=0.1, spike_share=1e-6)
-KNOWN_STEPS = 40  # watched before anything is injected
+KNOWN_STEPS, KNOWN_S = 40, 15.0  # watched before anything is injected, at least
 HANG_S, SLOW_STEPS = 60.0, 50  # at most
 REFINED_S, REFINED_STEPS = 12.0, 18  # after the first word about a hang, a slow job, more may be said
 T = TypeVar("T")
@@ -90,9 +90,9 @@ class Watched:
 
 
 def warm(layout: Layout, seed: int) -> Watched:
-    """Watched up to `KNOWN_STEPS`."""
+    """For `KNOWN_STEPS` and `KNOWN_S`, in which the detector learns what is usual."""
     watched = Watched(layout, PROGRAM, seed)
-    while watched.steps < KNOWN_STEPS:
+    while watched.steps < KNOWN_STEPS or watched.clock.now_s() < KNOWN_S:
         said, _ = watched.step()
         if said is not None:
             raise RuntimeError(f"a false alarm while nothing is wrong: {said}")

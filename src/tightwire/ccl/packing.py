@@ -76,8 +76,7 @@ class Packer:
         self._looks += 1
         whole = self._note(ranks, writers)
         done, ended, failed = self._match(records, writers, whole)
-        told = self._changed(frames, owners)
-        told = np.flatnonzero(told)
+        told = np.flatnonzero(self._changed(frames, owners))
         ranks, frames, owners = ranks.copy(), frames.take(told), owners[told]
         ranks["frames"] = np.bincount(owners, minlength=len(self._last_ns))[ranks["rank"]]
         calls, kinds, by = _calls(done, ended, failed, frames, owners, at_us, ranks)

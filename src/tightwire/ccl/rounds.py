@@ -105,13 +105,16 @@ class Rounds:
         first[place[later]] = kind[later]
         mark = (sequence * 2).astype(np.uint32)
         before = marks[cell]
-        write = np.flatnonzero(use & (before != mark + 1))  # what has ended stays as it is
-        kind, place, cell, mark, before = kind[write], place[write], cell[write], mark[write], before[write]
+        rows: Rows = np.empty(len(kind), CELL)
+        rows["entered"], rows["ended"], rows["own"] = calls.entered_s, calls.ended_s, calls.own_s
+        rows["kind"] = kind | calls.failed * FAILED
+        use &= before != mark + 1  # what has ended stays as it is
+        if not use.all():
+            write = np.flatnonzero(use)
+            kind, mark, before, rows = kind[write], mark[write], before[write], rows.take(write)
+            place, cell, group, sequence = (each[write] for each in (place, cell, group, sequence))
         differs = np.flatnonzero((kind != first[place]) & (before != mark))
-        self._note_mixed(kind[differs], first[place[differs]], group[write[differs]], sequence[write[differs]])
-        rows = np.empty(len(write), CELL)
-        rows["entered"], rows["ended"], rows["own"] = calls.entered_s[write], calls.ended_s[write], calls.own_s[write]
-        rows["kind"] = kind | np.where(calls.failed[write], FAILED, np.uint32(0))
+        self._note_mixed(kind[differs], first[place[differs]], group[differs], sequence[differs])
         over = ~np.isnan(rows["ended"])
         put(cells, cell, rows)
         marks[cell] = mark + over

@@ -132,7 +132,7 @@ class SimulatedCluster:
     def _due(self, now_s: float) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
         """The records written since the last look, on their hosts' clocks, and their ranks."""
         self._run_until(now_s)
-        told, left = [(np.zeros(0, RECORD), np.zeros(0, np.int64))], []
+        told, left = [(np.zeros(0, RECORD), np.zeros(0, np.int64))], list(self._pending[:0])
         for each, of_each in self._pending:
             due = each["time_ns"] <= now_s * 1e9
             for some, into in ((np.flatnonzero(due), told), (np.flatnonzero(~due), left)):
