@@ -59,6 +59,18 @@ def test_a_link_that_only_waits_for_the_one_that_bounds_is_innocent() -> None:
     assert (found.pairs, found.devices) == (((1, 2),), ())
 
 
+def test_a_slow_link_whose_packets_do_not_wait_longer_is_innocent() -> None:
+    changed = {"p12": {"rate": 5 * MB, "queued": 1000, "rtt_s": 0.008}, "p23": {"rate": 20 * MB, "queued": 1000, "rtt_s": 0.0005}}
+    found = links.find(QUIET, looks(**changed))
+    assert (found.pairs, found.devices) == (((1, 2),), ())
+
+
+def test_what_always_took_long_is_no_sign_of_a_device() -> None:
+    before = looks(p01={"rtt_s": 0.004})
+    now = looks(p12={"rate": 5 * MB, "rtt_s": 0.01}, p01={"rtt_s": 0.005})
+    assert links.find(before, now).devices == ()
+
+
 @pytest.mark.parametrize(
     "changed",
     [

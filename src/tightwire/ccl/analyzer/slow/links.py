@@ -20,7 +20,7 @@ from tightwire.ccl.slots import Bools, Floats, Ints
 BULK = 0.2  # of the bytes of the pair that sent most: the others' speed says nothing
 SLOWER = 0.4  # of the earlier speed, and of the median of the others'
 RECEIVER = 0.5  # of its busy time limited by the receiver: no fault of the link
-STANDING = 0.25  # bytes of a link that bounds stand in its queue; where they do less often than that, it waits for another
+STANDING = 0.25  # bytes of a link that bounds stand in its queue; where they do less than that, or less often, it waits for another
 SOME = 0.05  # of the slow pair's bytes: less says nothing about a queue
 LEAST_BYTES = 20_000  # of a pair in a window, for its figures to say something
 ALIKE = 4.0  # times as many bytes at most, to be compared
@@ -163,7 +163,7 @@ def find(before: Flows, now: Flows) -> SlowLinks | None:
     slow = bulk.only(_slow(bulk, before))
     if not len(slow):
         return None
-    slow = slow.only(slow.queued >= STANDING * slow.queued.max())
+    slow = slow.only(_stands(slow.queued) & _stands(_grown(before, slow)))
     senders = list(zip(slow.rank.tolist(), slow.peer.tolist(), strict=True))
     pairs = sorted({(min(pair), max(pair)) for pair in senders})
     shared = devices(pairs)
@@ -195,6 +195,12 @@ def _slow(bulk: Flows, before: Flows) -> Bools:
         (speed < SLOWER * earlier) & ((len(bulk) <= 2) | (speed <= SLOWER * usual) | (bulk.queued >= 0.5)),
     )
     found: Bools = slower & (bulk.receiver_s <= RECEIVER * bulk.busy_s)
+    return found
+
+
+def _stands(values: Floats) -> Bools:
+    """[P] which of them are not small beside the largest."""
+    found: Bools = values >= min(STANDING * float(values.max()), float(values.max()))
     return found
 
 
