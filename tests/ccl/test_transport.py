@@ -1,5 +1,6 @@
 """The kernel's counters of real connections, by both ways; and real broken links, as root."""
 
+import contextlib
 import json
 import os
 import socket
@@ -32,7 +33,7 @@ def test_a_connection_is_seen_from_both_ends(way: str, monkeypatch: pytest.Monke
         with sender:
             sender.sendall(b"x" * 3000)
             deadline, found = time.monotonic() + 20, []
-            while len(found) < 2 or any(c.queued_bytes for c in found):
+            while {(c.rank, c.peer) for c in found} != {(5, 6), (6, 5)} or any(c.queued_bytes for c in found):
                 assert time.monotonic() < deadline, found
                 found = transport.connections({5: os.getpid(), 6: child})
             ends = {(c.rank, c.peer): c for c in found}
@@ -49,6 +50,18 @@ def test_a_connection_is_seen_from_both_ends(way: str, monkeypatch: pytest.Monke
 
 def test_ranks_that_are_gone_have_no_connections() -> None:
     assert transport.connections({0: 2**22 + 9}) == []
+
+
+def test_what_answers_is_reached_and_what_does_not_is_not() -> None:
+    with contextlib.ExitStack() as opened:
+        servers = [opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0)) for _ in range(3)]
+        there, refused, silent = (f"127.0.0.1:{each.getsockname()[1]}" for each in servers)
+        servers[1].close()
+        for _ in range(3):  # its queue is full: the kernel drops what comes
+            made = opened.enter_context(socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+            made.connect_ex(servers[2].getsockname())
+        assert transport.reached(os.getpid(), [there, refused, silent], timeout_s=0.2) == {there, refused}
+    assert transport.reached(2**22 + 9, [there]) is None
 
 
 @pytest.mark.job

@@ -16,13 +16,15 @@ from tightwire.ccl.throttling import Throttling
 
 class Source(Protocol):
     """One host, or many. `connections` of the ranks with these processes; the others about one process, which its number
-    and its start name on any host."""
+    and its start name on any host: which of these addresses answer it (None: not known), and so on."""
 
     def look(self) -> list[Digest]: ...
 
     def wait(self, timeout_s: float) -> None: ...
 
     def connections(self, pids: Mapping[int, int]) -> Connections: ...
+
+    def reached(self, pid: int, pid_start: int, addresses: list[str]) -> set[str] | None: ...
 
     def evidence(self, pid: int, pid_start: int) -> Evidence | None: ...
 
@@ -44,6 +46,9 @@ class ThisHost:
 
     def connections(self, pids: Mapping[int, int]) -> Connections:
         return connections.columns(transport.connections(pids))
+
+    def reached(self, pid: int, pid_start: int, addresses: list[str]) -> set[str] | None:
+        return transport.reached(pid, addresses)
 
     def evidence(self, pid: int, pid_start: int) -> Evidence | None:
         return evidence.collect(pid, pid_start)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
+import select
 import socket
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +25,7 @@ from tightwire.ccl.inet_diag import Socket
 
 _CLONE_NEWNET = 0x40000000
 _ESTABLISHED, _RESEND = 1, 1
+REACH_S = 1.2  # for an answer, of which the first may be lost
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -71,6 +75,33 @@ def ends(pids: Mapping[int, int], proc: Path = Path("/proc")) -> list[End]:
     ]
 
 
+def reached(pid: int, addresses: Iterable[str], proc: Path = Path("/proc"), timeout_s: float = REACH_S) -> set[str] | None:
+    """Which of these addresses (host:port) answer a process's host, be it with a refusal. None where that cannot be tried."""
+    found: set[str] = set()
+
+    def body() -> None:
+        with contextlib.ExitStack() as opened:
+            waiting, tried = select.poll(), {}
+            for address in addresses:
+                host, _, port = address.rpartition(":")
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                made = opened.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+                if made.connect_ex((host, int(port))) in (0, errno.ECONNREFUSED):
+                    found.add(address)
+                else:
+                    waiting.register(made, select.POLLOUT)
+                    tried[made.fileno()] = made, address
+            until_s = time.monotonic() + timeout_s
+            while tried and (left_s := until_s - time.monotonic()) > 0:
+                for descriptor, _ in waiting.poll(1000 * left_s):
+                    waiting.unregister(descriptor)
+                    made, address = tried.pop(descriptor)
+                    if made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in (0, errno.ECONNREFUSED):
+                        found.add(address)
+
+    return found if _in_namespace(f"{proc}/{pid}/ns/net", body) else None
+
+
 def joined(found: Iterable[End]) -> list[Connection]:
     """The connections of which both ends are there, from any number of hosts."""
     by_address = {_key(end.realm, end.socket.local, end.socket.remote): end for end in found}
@@ -107,22 +138,41 @@ def _tables(pids: Mapping[int, int], proc: Path) -> dict[int, list[Socket]]:
     found: dict[int, list[Socket]] = {}
 
     def body() -> None:
-        here = os.stat("/proc/thread-self/ns/net").st_ino
-        for namespace, pid in sorted(pids.items(), key=lambda each: each[0] != here):  # the own one before any is entered
+        for namespace, pid in pids.items():
             try:
-                if namespace != here:
-                    _enter(f"{proc}/{pid}/ns/net")
+                _enter(f"{proc}/{pid}/ns/net")
                 found[namespace] = inet_diag.established()
             except OSError:  # not allowed, not in this kernel
                 found[namespace] = _by_proc(pid, proc)
 
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
+    _aside(body)
     return found
 
 
+def _in_namespace(path: str, call: Callable[[], None]) -> bool:
+    """Whether `call` could be done in that network namespace."""
+    done = []
+
+    def body() -> None:
+        with contextlib.suppress(OSError):
+            _enter(path)
+            call()
+            done.append(True)
+
+    _aside(body)
+    return bool(done)
+
+
+def _aside(call: Callable[[], None]) -> None:
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
 def _enter(namespace: str) -> None:
+    """Move this thread there, if it is not."""
+    if os.stat(namespace).st_ino == os.stat("/proc/thread-self/ns/net").st_ino:
+        return
     with open(namespace) as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "setns")

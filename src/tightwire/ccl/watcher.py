@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tightwire.ccl.analyzer import circles, inconsistent, judge, not_entered, rendezvous, stopped, wait_for
+from tightwire.ccl.analyzer import circles, inconsistent, judge, not_entered, reach, rendezvous, stopped, wait_for
 from tightwire.ccl.analyzer.inconsistent import Inconsistency
 from tightwire.ccl.analyzer.not_entered import Suspect
 from tightwire.ccl.analyzer.slow import verdicts
@@ -118,7 +118,12 @@ class Watcher:
         if now_s - self._first_look[0] < stopped.BETWEEN_S:
             return None
         before, self._first_look = self._first_look[1], (now_s, self._connections())
-        return stopped.find(stuck, before, self._first_look[1])
+        found = stopped.find(stuck, before, self._first_look[1])
+        return None if found is None else reach.tried(found, self._first_look[1], self._reached)
+
+    def _reached(self, rank: int, addresses: list[str]) -> set[str] | None:
+        sample = self.collector.ranks[rank].sample
+        return self._source.reached(sample.pid, sample.pid_start, addresses)
 
     def _connections(self) -> Connections:
         rows = self.collector.standing.rows[self.collector.standing.known]

@@ -117,8 +117,7 @@ def stopped(found: Stopped, groups: Mapping[int, GroupFacts], now_s: float) -> V
     if found.devices:
         alone = [f"{a}-{b}" for a, b in found.pairs if not {a, b} & set(found.devices)]
         told = [
-            f"network device of rank {device}: nothing gets through to or from "
-            f"{sum(device in pair for pair in found.pairs)} other ranks"
+            f"network device of rank {device}: nothing gets through to or from other ranks"
             for device in found.devices
         ]
         cause = "; ".join(told + [f"link {link}: nothing gets through" for link in alone])
@@ -128,6 +127,7 @@ def stopped(found: Stopped, groups: Mapping[int, GroupFacts], now_s: float) -> V
             f"rank {each.rank} → rank {each.peer} ({each.local} → {each.remote}): {each.queued_bytes} bytes unacknowledged, "
             f"sent again {each.retransmits} times in a row without an answer"
         )
+    lines += found.remarks
     return Verdict(
         anomaly="H3",
         guilty_ranks=list(found.devices),

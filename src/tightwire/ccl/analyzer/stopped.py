@@ -24,13 +24,15 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Stopped:
-    """`pairs` of ranks between which nothing moves, by `connections`; `devices`: ranks that several of them share."""
+    """`pairs` of ranks between which nothing moves, by `connections`; `devices`: ranks that several of them share;
+    `remarks` on what else was seen."""
 
     wait: Waiting
     pairs: tuple[Pair, ...]
     devices: tuple[int, ...]
     connections: tuple[Connection, ...]
     since_s: float
+    remarks: tuple[str, ...] = ()
 
 
 def stuck(waiting: Waits, now_s: float) -> Waits:

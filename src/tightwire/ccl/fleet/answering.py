@@ -42,6 +42,10 @@ class Answering:
         if ask.what == "ends":
             mine = {rank: pid for rank, pid in ask.pids.items() if pid in known}
             return Answer(self._about, ask.number, ends=transport.ends(mine)[:MAX_ENDS])
+        if ask.what == "reaches" and ask.pid in known:
+            peers = {end.socket.remote for end in transport.ends({0: ask.pid})}  # nobody else is reached for
+            found = transport.reached(ask.pid, peers & set(ask.addresses))
+            return Answer(self._about, ask.number, reached=None if found is None else sorted(found))
         if ask.what == "evidence" and ask.pid in known:
             return Answer(self._about, ask.number, evidence=evidence.collect(ask.pid, ask.pid_start))
         if ask.what == "throttling" and ask.pid in known:

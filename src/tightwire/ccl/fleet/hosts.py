@@ -14,7 +14,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tightwire.ccl.connections import Connections, columns
 from tightwire.ccl.digest import Digest
@@ -144,6 +144,12 @@ class Hosts:
         asks = [Ask(next(self._numbers), host, "ends", pids=mine) for host, mine in by_host.items()]
         return columns(joined(end for answer in self._answers_to(asks, CONNECTIONS_S) for end in answer.ends))
 
+    def reached(self, pid: int, pid_start: int, addresses: list[str]) -> set[str] | None:
+        if self.behind_s > PRESENT_S:
+            return None
+        answers = self._about_process("reaches", pid, pid_start, addresses)
+        return set(answers[0].reached) if answers and answers[0].reached is not None else None
+
     def evidence(self, pid: int, pid_start: int) -> Evidence | None:
         """As the process is now. While the past is judged it is asked for once only."""
         if self.behind_s <= PRESENT_S:
@@ -215,13 +221,13 @@ class Hosts:
             self._ready.append(summary if len(kept) == len(summary.ranks) else _with(summary, kept))
         return restarted
 
-    def _about_process(self, what: str, pid: int, pid_start: int) -> list[Answer]:
+    def _about_process(self, what: str, pid: int, pid_start: int, addresses: Sequence[str] = ()) -> list[Answer]:
         hosts = [
             name
             for rank, (name, sample) in self.ranks.items()
             if (sample.pid, sample.pid_start) == (pid, pid_start) and rank not in self.unknown
         ]
-        asks = [Ask(next(self._numbers), name, what, pid, pid_start) for name in hosts]
+        asks = [Ask(next(self._numbers), name, what, pid, pid_start, addresses=list(addresses)) for name in hosts]
         return self._answers_to(asks, EVIDENCE_S)
 
     def _answers_to(self, asks: list[Ask], timeout_s: float) -> list[Answer]:

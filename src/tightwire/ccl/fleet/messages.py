@@ -67,6 +67,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True, array_like=True):
     evidence: Evidence | None = None
     throttling: Throttling | None = None
     ends: list[End] = []
+    reached: list[str] | None = None
 
 
 class Bye(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -91,7 +92,8 @@ class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """`what`: "evidence", "throttling" of a process, or the "ends" of the connections of `pids` (rank → process)."""
+    """`what`: "evidence", "throttling" of a process, whether it "reaches" `addresses` of its peers, or the "ends" of the
+    connections of `pids` (rank → process)."""
 
     number: int
     host: str
@@ -99,6 +101,7 @@ class Ask(msgspec.Struct, frozen=True, tag=True, array_like=True):
     pid: int = 0
     pid_start: int = 0
     pids: dict[int, int] = {}
+    addresses: list[str] = []
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):

@@ -239,6 +239,10 @@ class SimulatedSource:
     def connections(self, pids: Mapping[int, int]) -> Connections:
         return self.cluster.transport(self._clock.now_s())
 
+    def reached(self, pid: int, pid_start: int, addresses: list[str]) -> set[str] | None:
+        told = self.cluster.transport(self._clock.now_s())
+        return set(addresses) - {remote.decode() for remote in told["remote"][told["resending"]].tolist()}
+
     def evidence(self, pid: int, pid_start: int) -> Evidence | None:
         return None
 
