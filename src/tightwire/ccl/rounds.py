@@ -180,14 +180,16 @@ class Rounds:
     def lately(self, since_s: float, most: int) -> list[tuple[int, int, int, int, int, float, float, bool]]:
         """What ranks did, in the order of entry: rank, group, sequence number, operation, bytes, when it entered and ended
         (NaN: not yet), whether in error. The newest `most` that ended after `since_s`, and all that have not."""
-        slots = self.slots
+        slots, entered, ended = self.slots, self.cells["entered"], self.cells["ended"]
         fresh = (self.marks > 1) & (self.marks // 2 == self.newest[slots.group_of])
-        slot, column = np.nonzero(fresh & ~(self.cells["ended"] < since_s))
+        over = fresh & (ended >= since_s)
+        times_s = entered[over]
+        if len(times_s) > most:
+            over &= entered >= np.partition(times_s, -most)[-most]
+        slot, column = np.nonzero(over | (fresh & np.isnan(ended)))
         rows = self.cells[slot, column]
         order = np.argsort(rows["entered"], kind="stable")
-        over = ~np.isnan(rows["ended"][order])
-        order = order[~over | (np.cumsum(over[::-1])[::-1] <= most)]
-        rows, column, slot = rows[order], column[order], slot[order]
+        rows, column, slot = rows.take(order), column[order], slot[order]
         kinds = self.kinds.rows[rows["kind"] & ~FAILED]
         groups = np.array([facts.group for facts in slots.facts], np.uint64)[slots.group_of[slot]]
         columns = (
