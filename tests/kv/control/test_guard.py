@@ -1,12 +1,14 @@
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from tests.kv.control.library import FOUR, LIBRARY, RAW, REQUEST, TEN, link
 
 from tightwire.core.clock import FakeClock
 from tightwire.kv import refmodel
-from tightwire.kv.block import KVBlock
+from tightwire.kv.block import KVBlock, to_float32
 from tightwire.kv.control.controller import Controller
 from tightwire.kv.control.error import attention_error, strategy_error
 from tightwire.kv.control.guard import Guard
@@ -14,6 +16,8 @@ from tightwire.kv.control.settings import Settings
 from tightwire.kv.demo import prompts
 from tightwire.kv.engines.transformers import Engine
 from tightwire.kv.profiles import ProfileLibrary, measure
+from tightwire.kv.quality.likelihood import through
+from tightwire.kv.stages.transforms.pca import Pca
 from tightwire.kv.strategy import Strategy
 
 WITHIN = 10  # sampled requests
@@ -65,6 +69,7 @@ def test_a_demoted_strategy_is_not_chosen() -> None:
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
+    torch.set_num_threads(1)  # small matrices: more of them only wait for each other
     return Engine(refmodel.path())
 
 
@@ -97,6 +102,67 @@ def test_shifted_kv_of_a_real_model_is_noticed_and_the_budget_holds(engine: Engi
         assert set(controller.guard.demoted) == demoted
         assert all(samples[name] <= WITHIN for name in demoted)
         assert controller.decide(REQUEST, link(1e6)).chosen == "raw" or not demoted
+
+
+@pytest.fixture
+def calibrated(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Strategy:
+    """Keeps what the model's own prompts need of K and V, and little else."""
+    monkeypatch.setenv("TIGHTWIRE_TABLES", str(tmp_path))
+    blocks, sides = [engine.prefill(ids[:-1]) for ids in prompts.make(4, 400, seed=8)], []
+    for side in ("k", "v"):
+        samples = [to_float32(getattr(block, side)) for block in blocks]
+        table = Pca(over="heads", keep=100).calibrate(samples, engine.fingerprint)
+        table.save(tmp_path)
+        sides.append(f"pca:over=heads,keep=35,table={table.name}+uniform:levels=16,axis=channel+pack")
+    return Strategy.parse("/".join(sides))
+
+
+def kept(engine: Engine, strategy: Strategy, texts: list[list[int]], given: int = 300) -> float:
+    """exp(−KL) of what the model expects at each place after the `given` first tokens: of raw KV, against `strategy`."""
+    found = []
+    for ids in texts:
+        kv = engine.prefill(ids[: given - 1])
+        raw, lossy = (
+            engine.log_probabilities(ids[:given], each, ids[given:]) for each in (kv, through(kv, strategy, 128))
+        )
+        found.append(float((raw.exp() * (raw - lossy)).sum(dim=-1).mean().neg().exp()))
+    return sum(found) / len(found)
+
+
+def test_other_text_is_noticed_and_the_budget_holds(engine: Engine, calibrated: Strategy) -> None:
+    """Numbers instead of prose and tables: what was calibrated on those is refused, and what takes its place keeps the
+    budget by what the model expects, which the calibrated one does not."""
+    budget, plain = 0.9, Strategy.parse("hadamard+uniform:levels=16+pack")
+    rng = random.Random(5)
+    numbers = [" ".join(str(rng.randrange(10**6)) for _ in range(300)) for _ in range(4)]
+    usual = prompts.make(4, 400)
+    other = [engine.tokenizer(text)["input_ids"][:400] for text in numbers]
+
+    blocks = [chunk for ids in usual for chunk in engine.prefill(ids[:-1]).token_chunks(128)]
+    strategies = [Strategy.parse("raw"), plain, calibrated]
+    profiles = measure(strategies, blocks, lambda strategy: kept(engine, strategy, usual), repeats=1)
+    controller = Controller(
+        ProfileLibrary("m", profiles, {}),
+        Settings(budget, explore_share=0.0, sample_share=1.0),
+        FakeClock(),
+        random.Random(1),
+    )
+    first = controller.decide(REQUEST, link(1e5))
+    assert first.strategy == calibrated
+    live = [block for ids in other for block in engine.prefill(ids[:-1]).token_chunks(128) if block.tokens == 128]
+    sampled = 0
+    for block in live[:WITHIN]:
+        decision = controller.decide(REQUEST, link(1e5))
+        if decision.strategy == calibrated and controller.wants_sample(decision):
+            sampled += 1
+            controller.sampled(decision, strategy_error(block, decision.strategy))
+    assert set(controller.guard.demoted) == {first.chosen}
+    assert 0 < sampled <= WITHIN
+    for block in live:
+        decision = controller.decide(REQUEST, link(1e5))
+        assert decision.strategy == plain  # which is no worse on this text than on the usual one
+        controller.sampled(decision, strategy_error(block, plain))
+    assert kept(engine, calibrated, other) < budget <= kept(engine, plain, other)
 
 
 def test_equal_kv_has_no_error(engine: Engine) -> None:
