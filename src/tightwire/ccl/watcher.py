@@ -70,7 +70,7 @@ class Watcher:
 
     def _slowness(self) -> Finding | None:
         now_s = self._clock.now_s()
-        if now_s - self._digested_s >= DIGEST_EVERY_S:
+        if self._slow.attentive or now_s - self._digested_s >= DIGEST_EVERY_S:
             self._slow.take(now_s)
             self._digested_s = now_s
         if self._slow.wants_look(now_s):
