@@ -133,7 +133,7 @@ def test_a_frozen_rank_is_named_once_whoever_is_killed(fleet: Fleet) -> None:
     until(lambda: "still open: H1, rank 2" in fleet.said("collector"), fleet)
     time.sleep(6)
     assert fleet.said("collector").count("guilty:") == 1
-    (known,) = json.loads((fleet.out / "open.json").read_text())
+    (known,) = json.loads((fleet.out / "open-default.json").read_text())
     verdict = known["verdict"]
     assert (verdict["class"], verdict["guilty_ranks"], verdict["confidence"]) == ("H1", [2], "high")
     assert known["closed"] is None
@@ -189,6 +189,30 @@ def test_redis_is_killed_while_a_rank_freezes(fleet: Fleet) -> None:
         server.kill()
 
 
+def test_another_collector_takes_the_job_of_one_that_is_killed(fleet: Fleet) -> None:
+    """While it is gone a rank freezes; the other one judges what the agents kept, and tells what was told once."""
+    server = RedisServer()
+    try:
+        fleet.address = server.url
+        fleet.collector()
+        fleet.start("other", *CLI, "collect", "--from", server.url, "--out", str(fleet.out))
+        for host in range(2):
+            fleet.agent(host)
+        fleet.job("--steps", "100000", "--fault", "stop", "--rank", "3", "--step", "150")
+        until(lambda: any("judged here" in fleet.said(name) for name in ("collector", "other")), fleet)
+        first, second = ("collector", "other") if "judged here" in fleet.said("collector") else ("other", "collector")
+        until(lambda: fleet.losses(), fleet)
+        fleet.kill(first)
+        until(lambda: "guilty: rank 3" in fleet.said(second), fleet)
+        assert "judged here" in fleet.said(second)
+        fleet.start("third", *CLI, "collect", "--from", server.url, "--out", str(fleet.out))
+        fleet.kill(second)
+        until(lambda: "still open: H1, rank 3" in fleet.said("third"), fleet)
+        assert "guilty" not in fleet.said("third")
+    finally:
+        server.kill()
+
+
 def test_a_rank_survives_a_stranger_in_the_header_of_its_ring(tmp_path: Path) -> None:
     pytest.importorskip("tightwire._ring")
     code = (
@@ -215,7 +239,7 @@ def test_a_full_disk_costs_the_files_and_nothing_else(fleet: Fleet) -> None:
         assert fleet.processes["collector"].poll() is None
         (fleet.out / "full").unlink()
         subprocess.run(["mount", "-o", "remount,size=16m", str(fleet.out)], check=True)
-        until(lambda: (fleet.out / "open.json").exists(), fleet)
+        until(lambda: (fleet.out / "open-default.json").exists(), fleet)
     finally:
         fleet.end()
         subprocess.run(["umount", "-l", str(fleet.out)], check=True)

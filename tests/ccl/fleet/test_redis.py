@@ -12,13 +12,14 @@ from tightwire.ccl.fleet.answering import Answering
 from tightwire.ccl.fleet.backlog import Backlog
 from tightwire.ccl.fleet.lobbies import open_lobby
 from tightwire.ccl.fleet.messages import MAX_MESSAGE_BYTES, About, Answer, Ask, Body, pack
-from tightwire.ccl.fleet.streams import MOST_DOWN, PASSWORD, START, UP, Streams, address, down
+from tightwire.ccl.fleet.streams import MOST_DOWN, PASSWORD, START, Streams, address, down, up
 from tightwire.ccl.fleet.uplinks import connector
 from tightwire.core.clock import MonotonicClock
 from tightwire.errors import ConfigError, LinkError
 from tightwire.net.keys import Keys
 
 CLOCK = MonotonicClock()
+UP = up("job")
 ABOUT = About("job", "host", 1)
 
 
@@ -77,8 +78,8 @@ def test_reports_arrive_and_nothing_stays(streams: Streams, party: Party) -> Non
     party.see(*range(200))
     until(lambda: party.next == 200 and party.uplink.idle)
     assert party.backlog.dropped == 0
-    until(lambda: len(streams.read(UP, START)) <= 1)  # the newest stays until the next is read
-    assert len(streams.read(down(ABOUT), START)) <= MOST_DOWN
+    until(lambda: len(streams.read({UP: START})) <= 1)  # the newest stays until the next is read
+    assert len(streams.read({down(ABOUT): START})) <= MOST_DOWN
     kept_s = streams._call("TTL", down(ABOUT))
     assert isinstance(kept_s, int)
     assert 0 < kept_s <= 60
@@ -115,7 +116,7 @@ def test_nonsense_is_counted_and_what_is_too_large_goes(streams: Streams, party:
         streams.add(UP, bytes(MAX_MESSAGE_BYTES - 1), 10_000)
     party.see(*range(1, 10))
     until(lambda: party.next == 10)
-    until(lambda: len(streams.read(UP, START)) <= 1)
+    until(lambda: len(streams.read({UP: START})) <= 1)
 
 
 def test_a_stream_is_bounded(streams: Streams) -> None:
@@ -124,16 +125,16 @@ def test_a_stream_is_bounded(streams: Streams) -> None:
     length = streams._call("XLEN", "some")
     assert isinstance(length, int)
     assert length < 300  # whole nodes are trimmed
-    assert bytes(streams.read("some", START)[-1].data) != b""
-    assert streams.read("some", "9999999999999-0") == []
+    assert bytes(streams.read({"some": START})[-1].data) != b""
+    assert streams.read({"some": "9999999999999-0"}) == []
     before_s = time.monotonic()
-    streams.read("some", "9999999999999-0", 0.2)
+    streams.read({"some": "9999999999999-0"}, 0.2)
     assert time.monotonic() - before_s > 0.15
     streams.forget("some")
     assert streams._call("XLEN", "some") == 0
     streams._call("SET", "text", "x")
     with pytest.raises(LinkError):
-        streams.read("text", START)
+        streams.read({"text": START})
 
 
 def test_a_password_comes_from_the_environment_and_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,13 @@ class Collecting:
         return sum(judging.hangs for judging in self._jobs.values())
 
     def step(self) -> None:
-        for name, hosts in self._lobby.jobs.now().items():
-            if name not in self._jobs:
+        jobs = self._lobby.jobs.now()
+        for name in self._jobs.keys() - jobs.keys():  # another collector has it
+            del self._jobs[name]
+            self._incidents.forget(name)
+            self._hosts = {each: here for each, here in self._hosts.items() if each[0] != name}
+        for name, hosts in jobs.items():
+            if name not in self._jobs or self._jobs[name].hosts is not hosts:
                 self._jobs[name] = self._judging(name, hosts)
             self._judge(self._jobs[name])
             self._say_who_is_here(name, self._jobs[name])

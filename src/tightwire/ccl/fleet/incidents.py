@@ -1,7 +1,9 @@
-"""The incidents of all jobs, on disk, so that a collector that starts again knows which are open: none is told twice."""
+"""The incidents of all jobs, on disk, so that a collector that starts again, or takes a job over from another with the same
+folder, knows which are open: none is told twice."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +16,7 @@ from tightwire.ccl.summary import RankSample
 from tightwire.ccl.verdict import Verdict
 from tightwire.errors import ConfigError
 
-NAME = "open.json"
-KEPT = 200  # of those that are over: a collector that judges the last minutes again finds them again
+KEPT = 200  # of a job's that are over: a collector that judges the last minutes again finds them again
 MAX_BYTES = 64 * 2**20
 SAME_S = 2.0
 
@@ -55,17 +56,23 @@ class Known(msgspec.Struct):
 
 
 class Incidents:
-    """In the folder `out`, one folder for each. `say` gets a sentence when something cannot be written; then it is
-    remembered here, and tried again."""
+    """In the folder `out`, one folder for each, and a file `open-JOB.json` for each job. `say` gets a sentence when something
+    cannot be written; then it is remembered here, and tried again."""
 
     def __init__(self, out: Path, say: Callable[[str], None], wall_s: Callable[[], float] = time.time) -> None:
         self._out, self._say, self._wall_s = out, say, wall_s
-        self._known: list[Known] = self._load()
-        self._saved, self._failed = True, ""
+        self._known: dict[str, list[Known]] = {}
+        self._unsaved: set[str] = set()
+        self._failed = ""
 
     def of(self, job: str) -> list[Known]:
         """Newest first."""
-        return [each for each in reversed(self._known) if each.job == job]
+        return self._of(job)[::-1]
+
+    def forget(self, job: str) -> None:
+        """Another collector writes its file from now on."""
+        self._known.pop(job, None)
+        self._unsaved.discard(job)
 
     def note(
         self, job: str, verdict: Verdict, incident: Incident, ranks: Mapping[int, RankSample], done: int, ago_s: float
@@ -78,32 +85,40 @@ class Incidents:
         if found is None:
             processes = {rank: (sample.pid, sample.pid_start) for rank, sample in ranks.items()}
             found = Known(job, str(self._folder(job)), verdict, processes, done, since)
-            self._known.append(found)
+            self._of(job).append(found)
         found.verdict = verdict
         if verdict.ended_s is not None:
             found.closed, found.reason = self._wall_s(), "recovered"
         self._tell(journal.write(Path(found.folder), verdict, incident))
-        self._save()
+        self._save(job)
         return found, True
 
     def close(self, found: Known, reason: str) -> None:
         found.closed, found.reason = self._wall_s(), reason
-        self._save()
+        self._save(found.job)
 
     def retry(self) -> None:
         """Write what could not be written, if it can be now."""
-        if not self._saved:
-            self._save()
+        for job in list(self._unsaved):
+            self._save(job)
 
     def _folder(self, job: str) -> Path:
-        taken = {each.folder for each in self._known}
+        taken = {each.folder for each in self._of(job)}
         name = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._wall_s()))
-        safe = "".join(each if each.isalnum() or each in "-_" else "_" for each in job)[:64]
-        choices = (self._out / f"{name}-{safe}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
+        choices = (self._out / f"{name}-{_safe(job)}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
         return next(each for each in choices if str(each) not in taken)
 
-    def _load(self) -> list[Known]:
-        path = self._out / NAME
+    def _file(self, job: str) -> Path:
+        return self._out / f"open-{_safe(job)}.json"
+
+    def _of(self, job: str) -> list[Known]:
+        """Oldest first."""
+        if job not in self._known:
+            self._known[job] = self._load(job)
+        return self._known[job]
+
+    def _load(self, job: str) -> list[Known]:
+        path = self._file(job)
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise ConfigError(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read; remove it")
@@ -114,16 +129,17 @@ class Incidents:
             self._say(f"{path} cannot be read ({error}); open incidents of an earlier collector are not known")
             return []
 
-    def _save(self) -> None:
-        over = [each for each in self._known if not each.open][:-KEPT]
-        self._known = [each for each in self._known if not any(each is old for old in over)]
+    def _save(self, job: str) -> None:
+        over = [each for each in self._of(job) if not each.open][:-KEPT]
+        self._known[job] = [each for each in self._of(job) if not any(each is old for old in over)]
         problem = None
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            journal.replace(self._out / NAME, msgspec.json.encode(self._known))
+            journal.replace(self._file(job), msgspec.json.encode(self._known[job]))
+            self._unsaved.discard(job)
         except OSError as error:
-            problem = f"{self._out / NAME} cannot be written: {error.strerror or error}"
-        self._saved = problem is None
+            self._unsaved.add(job)
+            problem = f"{self._file(job)} cannot be written: {error.strerror or error}"
         self._tell(problem)
 
     def _tell(self, problem: str | None) -> None:
@@ -131,6 +147,12 @@ class Incidents:
         if problem is not None and problem != self._failed:
             self._say(problem)
             self._failed = problem
+
+
+def _safe(job: str) -> str:
+    """A part of a file's name, another for each job."""
+    safe = "".join(each if each.isalnum() or each in "-_" else "_" for each in job)[:64]
+    return safe if safe == job else f"{safe}-{hashlib.blake2b(job.encode(), digest_size=4).hexdigest()}"
 
 
 def _says_no_more(verdict: Verdict, known: Verdict) -> bool:

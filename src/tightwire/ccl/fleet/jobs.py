@@ -25,6 +25,11 @@ class Jobs:
         hosts = self._hosts(message)
         return None if hosts is None else hosts.take(message, arrived_s)
 
+    def drop(self, job: str) -> None:
+        """It is not this collector's any more."""
+        with self._lock:
+            self._jobs.pop(job, None)
+
     def now(self) -> dict[str, Hosts]:
         with self._lock:
             return dict(self._jobs)

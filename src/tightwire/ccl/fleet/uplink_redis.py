@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from tightwire.ccl.fleet.answering import Answering
 from tightwire.ccl.fleet.backlog import Backlog
 from tightwire.ccl.fleet.messages import About, Answer, Ask, Bye, Hello, Report, decode_to_agent, encode
 from tightwire.ccl.fleet.sending import Sending
-from tightwire.ccl.fleet.streams import MOST_UP, START, UP, Streams, down
+from tightwire.ccl.fleet.streams import MOST_UP, START, Streams, down, up
 from tightwire.ccl.fleet.uplink_zmq import MAX_ANSWERS
 from tightwire.core.clock import Clock
 from tightwire.errors import LinkError
@@ -86,7 +87,7 @@ class RedisUplink:
             self._streams.close()
 
     def _receive(self) -> None:
-        for number, data in self._streams.read(down(self._about), self._heard):
+        for _, number, data in self._streams.read({down(self._about): self._heard}):
             self._heard = number
             try:
                 message = decode_to_agent(data)
@@ -105,7 +106,9 @@ class RedisUplink:
             self._send(message)
 
     def _send(self, message: Hello | Report | Answer | Bye) -> None:
-        self._streams.add(UP, encode(message), MOST_UP)
+        if isinstance(message, Hello):
+            self._streams.announce(self._about.job, time.time())
+        self._streams.add(up(self._about.job), encode(message), MOST_UP)
 
     def _state(self, state: str) -> None:
         if state != self._told:
