@@ -44,15 +44,19 @@ def sample(rank: int, counts: dict[int, tuple[int, int]]) -> RankSample:
     return RankSample(rank, 4, 100 + rank, 1, 0, 10, frames, ProcessState("S", 1.0, 0.0, 0), None, data)
 
 
-@pytest.fixture
-def incident() -> Incident:
+def made() -> Collector:
     """Ranks 0 and 1 wait in `data` for rank 2, which waits in `pipe` for rank 3."""
     samples = [
         sample(0, {1: (41, 40)}), sample(1, {1: (41, 40)}), sample(2, {1: (40, 40), 2: (5, 4)}), sample(3, {2: (4, 4)}),
     ]  # fmt: skip
     collector = Collector()
     collector.take([Packer().digest(Summary("host", 42.0, samples, [DATA, PIPE]))])
-    return capture(collector, VERDICT, ["train", "--fast"])
+    return collector
+
+
+@pytest.fixture
+def incident() -> Incident:
+    return capture(made(), VERDICT, ["train", "--fast"])
 
 
 def test_it_holds_who_waits_and_what_was_done_lately(incident: Incident) -> None:
@@ -62,6 +66,16 @@ def test_it_holds_who_waits_and_what_was_done_lately(incident: Incident) -> None
     assert {o.rank for o in incident.operations if o.ended_s is None} == {0, 1, 2}
     assert all(o.ended_s is None or o.ended_s >= 12.0 for o in incident.operations)
     assert [o.entered_s for o in incident.operations] == sorted(o.entered_s for o in incident.operations)
+
+
+def test_the_newest_operations_are_kept_and_all_that_have_not_ended(
+    incident: Incident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tightwire.ccl.incident.MAX_OPERATIONS", 4)
+    fewer = capture(made(), VERDICT, [])
+    ended = [o for o in incident.operations if o.ended_s is not None]
+    assert [o for o in fewer.operations if o.ended_s is None] == [o for o in incident.operations if o.ended_s is None]
+    assert {o.entered_s for o in fewer.operations if o.ended_s is not None} == {o.entered_s for o in ended[-4:]}
 
 
 def test_it_is_the_same_after_writing_and_reading(incident: Incident, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ def said(
 
 
 DEVICE, LINK = Truth("S2", [2]), Truth("S2", [], ["1-2"])
+BOTH = Truth("S2", [2], ["4-5"])
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,9 @@ DEVICE, LINK = Truth("S2", [2]), Truth("S2", [], ["1-2"])
         (DEVICE, [said("S2", [], ["1-2"])], Outcome(True, False, False)),
         (DEVICE, [said("S2", [], ["0-1"])], Outcome(True, False, True)),
         (DEVICE, [said("S2", [1], ["1-2"], "low")], Outcome(True, False, False)),
+        (DEVICE, [said("S2", [2], ["1-2", "4-5"])], Outcome(True, False, True)),
+        (BOTH, [said("S2", [2], ["1-2", "4-5"])], Outcome(True, True, False)),
+        (BOTH, [said("S2", [2], ["1-2"])], Outcome(True, False, False)),
         (LINK, [said("S2", [], ["1-2"])], Outcome(True, True, False)),
         (LINK, [said("S2", [2], ["1-2"])], Outcome(True, False, True)),
         (LINK, [said("S2", [], ["1-2"]), said("S2", [], ["1-2"], ended_s=3.0)], Outcome(True, True, False)),

@@ -215,3 +215,10 @@ def test_several_faults_have_several_roots() -> None:
     later = [stopped[0], *stuck[1:]]
     found = suspects(*steps, (4.0, later), (5.3, stopped), (5.6, stopped), facts=facts)
     assert [(s.rank, s.how) for s in found] == [(0, "stopped"), (3, "stopped")]
+    found = suspects(*steps, (4.0, later), (5.6, later), facts=facts)
+    assert [(s.rank, s.how) for s in found] == [(0, "stopped")]
+    found = suspects(*steps, (4.0, later), (12.5, later), facts=facts)  # 3 has been silent for long enough as well
+    assert [(s.rank, s.how) for s in found] == [(0, "stopped"), (3, "elsewhere")]
+    victim = [*later[:3], sample(3, {3: (30, 30)}, failed=1)]
+    found = suspects(*steps, (4.0, victim), (12.5, victim), facts=facts)
+    assert [(s.rank, s.how) for s in found] == [(0, "stopped")]

@@ -69,7 +69,7 @@ def test_a_rank_that_waits_in_its_pipeline_is_no_culprit() -> None:
 def test_all_ranks_of_a_group_count_alike_and_what_begins_ends(
     tensor: int, pipeline: int, data: int, seed: int
 ) -> None:
-    layout = Layout(tensor, pipeline, data, 2)
+    layout = Layout(tensor, pipeline, data, 2, expert=2 if data % 2 == 0 else 1)
     physics = Physics(layout, Program(), (), np.random.default_rng(seed))
     for _ in range(2):
         records, ranks = physics.step()
@@ -82,6 +82,13 @@ def test_all_ranks_of_a_group_count_alike_and_what_begins_ends(
                 assert all(each == seen[0] for each in seen)
         for rank in range(layout.world):
             assert (np.diff(records["time_ns"][ranks == rank].astype(np.int64)) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["loop", "dead", "sleep", "slow"])
+def test_experts_are_no_excuse(kind: str) -> None:
+    fault = Fault(kind, 9, 45, 13)
+    said, _ = watched(fault, layout=Layout(tensor=2, pipeline=1, data=8, per_host=2, expert=4), lost=0.01)
+    assert score.judge(score.Truth(fault.anomaly, [9]), [verdict for _, verdict in said]).location_right
 
 
 def test_a_seed_is_a_story() -> None:

@@ -138,6 +138,20 @@ def test_who_loses_time_again_and_again_stands_out(
     assert account.base.step_s == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    ("own", "work", "slow"),
+    [
+        ([0, 1.2, 0, 0], [0, 1.2, 0.9, 0.1], [1, 2]),  # 2 works longer as well, and waits for 1
+        ([0, 1.2, 0, 0], [0, 1.2, 0.25, 0.1], [1]),  # too little beside that
+        ([0, 0, 0, 0], [0, 0, 0.9, 0], []),  # nobody waits for anybody
+        ([0, 1.2, 0.4, 0.2], [0, 1.2, 0.4, 0.2], [1, 2]),
+    ],
+)
+def test_a_slow_rank_may_hide_another(own: list[float], work: list[float], slow: list[int]) -> None:
+    found = excess.Excess(10, 1.0, np.array(own), np.array(work), np.zeros(1))
+    assert found.slow_ranks == slow
+
+
 def test_single_spikes_are_no_slowness() -> None:
     spiky = [0.0, 0.0, 5.0] * 6
     account = accounted([0.0] * QUIET + spiky, [0.1] * (QUIET + len(spiky)))
