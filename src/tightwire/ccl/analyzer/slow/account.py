@@ -2,7 +2,7 @@
 
 A step ends where a call site that comes once a step is over (the anchor, found in the first rounds). Only regular call
 sites count: what comes once in a while (a checkpoint's barrier, an evaluation) belongs to no step's account. Baselines
-are the medians of the first steps after warm-up, and follow slowly while nothing is wrong.
+are the medians of the first steps after warm-up, and follow slowly while nothing is wrong; at once where steps get shorter.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tightwire.ccl.slots import Floats, Ints, Words
 WARM_UP, LEARNT = 4, 12  # steps
 KEPT = 64  # steps
 FOLLOW = 0.02  # of a step's difference goes into the baseline
+FASTER = 0.8  # of the baseline's step, over as many as were learnt: they were learnt in a bad moment
 FORGET = 20  # baseline steps without an anchor
 LEAST_S = 1.0  # a step, for that purpose
 
@@ -103,9 +104,12 @@ class Account:
         return self._settle()
 
     def follow(self) -> None:
-        """Let the baseline follow the newest step a little: nothing is wrong with it."""
+        """Let the baseline follow the newest step a little, or all the way to a job that turns out faster: nothing is wrong."""
         base = self.base
         if base is None:
+            return
+        if np.median(list(self.length_s)[-LEARNT:]) < FASTER * base.step_s:
+            self.base = self._learnt()
             return
         self.base = Base(
             base.step_s + FOLLOW * float(_bounded(np.array(self.length_s[-1] - base.step_s), base.step_s)),
@@ -140,12 +144,16 @@ class Account:
             store.extend(flat.reshape(count, -1))
         self.steps += count
         if self.base is None and self.steps >= WARM_UP + LEARNT:
-            learnt = slice(-LEARNT, None)
-            self.base = Base(
-                float(np.median(list(self.length_s)[learnt])),
-                *(np.median(list(store)[learnt], axis=0) for store in (self.late_s, self.own_s, self.transfer_s)),
-            )
+            self.base = self._learnt()
         return count
+
+    def _learnt(self) -> Base:
+        """The medians of the last steps."""
+        newest = slice(-LEARNT, None)
+        return Base(
+            float(np.median(list(self.length_s)[newest])),
+            *(np.median(list(store)[newest], axis=0) for store in (self.late_s, self.own_s, self.transfer_s)),
+        )
 
     def lost_track(self) -> bool:
         """The anchor has not come for long although rounds went on: the job does something else now."""
