@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from tightwire import __version__
+from tightwire.kv import blas
 from tightwire.kv.engines.batched import BatchedModel
 from tightwire.kv.kernels import native
 from tightwire.kv.profiler import rates
@@ -93,6 +94,7 @@ class ModelBench:
 
     def __init__(self, folder: Path, tables: Path, seed: int) -> None:
         torch.set_num_threads(1)
+        blas.on_one_thread()  # as in the engine's process
         model = BatchedModel(folder)
         self._calibration = calibration = Calibration(model, DEFAULT_CHUNK_TOKENS, seed)
         calibrated = calibration.make(tables)

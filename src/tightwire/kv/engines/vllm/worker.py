@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from tightwire.kv import blas
 from tightwire.kv.block import KVBlock
 from tightwire.kv.control.log import DecisionLog, file_of
 from tightwire.kv.engines.vllm.auto import Auto, Fixed, Pace
@@ -39,6 +40,7 @@ class Worker:
     """Usable after `register`. A receiver listens from the start: `endpoint`."""
 
     def __init__(self, settings: Settings, fingerprint: str, prefixes: PrefixStore | None = None) -> None:
+        blas.on_one_thread()
         self.settings, self.fingerprint = settings, fingerprint
         self._prefixes, self.counters = prefixes, Counters()
         self.endpoint = settings.endpoint
