@@ -33,7 +33,7 @@ RECENT = 16  # batches of rounds kept to say where the time was lost
 EARLY_STEPS = 4  # that look slow, before the transport is looked at
 SETTLE_S, SETTLE_STEPS = 0.8, 6  # looked at, before it is judged
 GIVE_UP_STEPS = 16  # looked at without finding a link
-LOOK_EVERY_S, LOOK_FIRST_S, LOOK_DOUBTING_S, FIRST_LOOKS = 3.0, 0.4, 0.18, 6
+LOOK_EVERY_S, LOOK_FIRST_S, LOOK_DOUBTING_S, FIRST_LOOKS = 3.0, 0.4, 0.3, 6
 QUIET_LOOKS, LOOKS_KEPT = 6, 64
 HELD_BACK = 0.3  # of the lost time: a quota's doing
 STARVED = 0.5  # of the lost time put down to the machine: not the rank's doing
@@ -94,7 +94,7 @@ class Detector:
         self._recent.append(self._lost(timing))
         if self._account is None or self._account.lost_track():
             self._account, self._open, self._judged = Account(), None, 0
-        self._account.take(timing)
+        self._account.take(timing, self._timer.all_heard(now_s))
 
     @property
     def attentive(self) -> bool:
