@@ -27,7 +27,7 @@ from tightwire.ccl.watcher import Watcher
 from tightwire.core.clock import FakeClock
 
 SIZES = (1024, 4096, 16384, 65536)
-WARM_S, MEASURED_S, HUNG_S = 20, 30, 30
+WARM_S, MEASURED_S, HUNG_S = 16, 12, 30
 REPEATED_S = 4  # until nothing that was said before a hang is said again
 _DIGEST = msgspec.msgpack.Decoder(Digest)
 

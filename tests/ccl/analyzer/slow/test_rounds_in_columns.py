@@ -111,7 +111,8 @@ def accounted(late_s: list[float], transfer_s: list[float]) -> Account:
                 timing.transfer_s[keep], timing.bytes[keep], 4 * np.arange(keep.sum()), timing.round[members] - first, timing.slot[members],
                 timing.rank[members], timing.late_s[members], timing.own_s[members], timing.stay_s[members],
                 timing.left_s[members], timing.together[keep],
-            )
+            ),
+            (np.zeros(0, np.int64),) * 2,
         )  # fmt: skip
     return account
 

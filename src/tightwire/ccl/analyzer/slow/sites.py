@@ -45,12 +45,17 @@ class CallSites:
         np.minimum.at(came_as, came[fresh], len(self._codes) + np.flatnonzero(fresh))
         self._codes, self._last_s, self._came_as = codes, last_s, came_as
 
-    def find(self) -> bool:
-        """Whether there is an anchor now."""
+    def find(self, held_up: tuple[Ints, Ints]) -> bool:
+        """Whether there is an anchor now. Of the groups that wait for the rest of a round, one must have been seen; those
+        that have waited for long still come."""
         first_s, now_s = self._first_s or 0.0, float(self._last_s.max(initial=-np.inf))
         if now_s - first_s < LEAST_S:
             return False
-        alive = np.flatnonzero(2 * self._last_s >= first_s + now_s)
+        group = (self._codes >> _GROUP_SHIFT).astype(np.int64)
+        waiting, late = held_up
+        if not np.isin(waiting, group).all():
+            return False
+        alive = np.flatnonzero((2 * self._last_s >= first_s + now_s) | np.isin(group, late))
         count, size = self._count[alive], self._bytes[alive]
         heavy = np.lexsort((self._came_as[alive], -size))
         before = np.cumsum(size[heavy]) - size[heavy]
