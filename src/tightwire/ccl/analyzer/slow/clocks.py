@@ -13,6 +13,7 @@ from tightwire.ccl.slots import Floats, Ints
 
 GAIN = 0.2  # of what a batch of rounds says
 TIMES = 4  # each rank's leave-takings in a batch that are looked at, about, those in large groups first
+ENOUGH = 4096  # of all ranks; of more ranks one each
 
 
 class Clocks:
@@ -29,7 +30,7 @@ class Clocks:
         """`timing`'s ends are on clocks that `lead_s` corrected already: what is left is the error. `host_of` each rank."""
         if len(self.lead_s) < 2:
             return
-        members = _members(timing, TIMES * len(host_of))
+        members = _members(timing, max(min(TIMES * len(host_of), ENOUGH), len(host_of)))
         left_s = timing.left_s[members]
         use = ~np.isnan(left_s)
         round_of, left_s, host = timing.round[members][use], left_s[use], host_of[timing.rank[members][use]]
