@@ -31,9 +31,10 @@ from tightwire.ccl.verdict import AnomalyClass
 
 RECENT = 16  # batches of rounds kept to say where the time was lost
 EARLY_STEPS = 4  # that look slow, before the transport is looked at
-SETTLE_S, SETTLE_STEPS = 0.8, 6  # looked at, before it is judged
+SETTLE_S, SETTLE_STEPS = 0.6, 6  # looked at, before it is judged
 GIVE_UP_STEPS = 16  # looked at without finding a link
-LOOK_EVERY_S, LOOK_FIRST_S, LOOK_DOUBTING_S, FIRST_LOOKS = 3.0, 0.4, 0.3, 6
+LOOK_EVERY_S, LOOK_FIRST_S, FIRST_LOOKS = 3.0, 0.4, 6
+DOUBTFUL_EVERY_S, DOUBTFUL_FIRST_S, DOUBTFUL_FIRST = 0.3, 0.15, 5  # the first of these are to say something soon
 QUIET_LOOKS, LOOKS_KEPT = 6, 64
 HELD_BACK = 0.3  # of the lost time: a quota's doing
 STARVED = 0.5  # of the lost time put down to the machine: not the rank's doing
@@ -103,11 +104,13 @@ class Detector:
 
     def wants_look(self, now_s: float) -> bool:
         """Now is a time to look at the transport."""
-        if self._looks and not self._doubting and len(self._quiet) >= FIRST_LOOKS:
-            return now_s - self._looks[-1][0] >= LOOK_EVERY_S
-        return self._account is not None and (
-            not self._looks or now_s - self._looks[-1][0] >= (LOOK_DOUBTING_S if self._doubting else LOOK_FIRST_S)
-        )
+        if self._account is None or not self._looks:
+            return self._account is not None
+        if self._doubting:
+            every_s = DOUBTFUL_FIRST_S if len(self._looks) < DOUBTFUL_FIRST else DOUBTFUL_EVERY_S
+        else:
+            every_s = LOOK_FIRST_S if len(self._quiet) < FIRST_LOOKS else LOOK_EVERY_S
+        return now_s - self._looks[-1][0] >= every_s
 
     def look(self, now_s: float, connections: Connections) -> None:
         """All connections between ranks, with their counters now."""
