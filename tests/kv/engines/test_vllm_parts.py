@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from tightwire.errors import ConfigError
+from tightwire.core.links import LinkVerdict
+from tightwire.errors import ConfigError, LinkError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.control.log import read as read_log
-from tightwire.kv.engines.vllm.auto import for_store
+from tightwire.kv.engines.vllm.auto import Auto, for_store
 from tightwire.kv.engines.vllm.counters import COUNTS
 from tightwire.kv.engines.vllm.layout import CPU_VEC, KV_LAST, Layout
 from tightwire.kv.engines.vllm.plan import Move, Options, Plan, Push, Shelved
@@ -222,6 +223,28 @@ def test_auto_decides_again_when_the_link_changes_under_a_transfer(tmp_path: Pat
     assert [share.strategy for share in first.outcome.shares] == ["raw", LOSSY]
     assert sum(share.raw_bytes for share in first.outcome.shares) == first.decision.request.raw_bytes
     assert first.outcome.wire_bytes < first.decision.request.raw_bytes
+
+
+def test_auto_goes_by_verdicts_about_its_link(tmp_path: Path) -> None:
+    profiles = [Profile("raw", 1.0, 1e10, 1e10, 1.0), Profile(LOSSY, 3.5, 1e8, 1e8, 0.99, (0.01, 0.02))]
+    ProfileLibrary("m", profiles, {}).save(tmp_path / "library.json")
+    pair = Pair(strategy="auto", library=str(tmp_path / "library.json"), decisions=str(tmp_path / "log"))
+    auto = next(iter(pair.prefill._pusher._peers.values())).chooser  # type: ignore[union-attr]
+    assert isinstance(auto, Auto)
+    push = Push("p", "t", (0,), 0, TOKENS, TOKENS, 0, Options())
+    for verdict, chosen in (
+        (LinkVerdict("a-b", "healthy"), "raw"),
+        (LinkVerdict("a-b", "slow", "counters", 1e5), LOSSY),
+        (LinkVerdict("a-b", "healthy"), "raw"),
+    ):
+        auto.link_verdict(verdict)
+        assert auto.choose(push, 10**7, 8) == Strategy.parse(chosen)
+        auto.learn(push, None)
+    auto.link_verdict(LinkVerdict("a-b", "hung", "no acknowledgements"))
+    with pytest.raises(LinkError, match="no acknowledgements"):
+        auto.choose(push, 10**7, 8)
+    pair.close()
+    assert [record.decision.send for record in read_log(tmp_path / "log")] == [True, True, True, False]
 
 
 def test_what_auto_stores_is_the_smallest_within_the_budget(tmp_path: Path) -> None:
