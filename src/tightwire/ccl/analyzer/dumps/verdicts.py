@@ -43,7 +43,11 @@ def _real(found: list[Mismatch], waiting: list[Wait]) -> list[Mismatch]:
 
 def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[int]) -> list[Verdict]:
     alone = {q for w in found for q in w.behind}  # its account stands where others went on: no older call explains that
-    blocked = {w.rank for w in found if w.targets or (w.head and w.later and w.rank not in alone)}
+    blocked = {
+        w.rank
+        for w in found
+        if (w.targets and not (w.pair is not None and w.rank in alone)) or (w.head and w.later and w.rank not in alone)
+    }  # a send or receive that such an account still has open may have been answered long ago
     accused: dict[int, list[Wait]] = defaultdict(list)
     for wait in found:
         for target in wait.targets:
@@ -62,8 +66,8 @@ def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[i
     if device := by_kind.pop("device", []):
         verdicts.append(_device(job, device, accused, _victims(found, device)))
     if link := by_kind.pop("transfer", []):
-        own = [w for w in found if w.rank in link and w.ends]
-        verdicts.append(_standing(job, own))
+        if not (verdicts or by_kind):  # a rank that can be named explains it
+            verdicts.append(_standing(job, [w for w in found if w.rank in link and w.ends]))
     if settled or verdicts or len(by_kind) > 1:  # what cannot be read is not accused where something else explains it
         by_kind["no dump"] = [r for r in by_kind.pop("no dump", []) if r not in damaged and r not in job.dumps]
     for kind, ranks in by_kind.items():

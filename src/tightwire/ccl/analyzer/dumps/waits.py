@@ -58,7 +58,7 @@ def find(job: Job) -> list[Wait]:
         for rank, position in of.items():
             waits += _pairs(job, group, rank, position, heads, silent)
             sequence = position.open
-            behind = _behind(of, rank, position)
+            behind = _behind(job, of, rank, position)
             if sequence is None and not behind:
                 continue
             sequence = min((of[q].open or 0 for q in behind), default=0) if sequence is None else sequence
@@ -66,7 +66,7 @@ def find(job: Job) -> list[Wait]:
             known = next((e for p in of.values() if (e := p.entry(sequence)) is not None), None)
             shown = entry or known
             missing = tuple(
-                q for q in group.ranks if q in of and q != rank and _missing(job, q, of[q], sequence, shown)
+                q for q in group.ranks if q in of and q != rank and _missing(job, of, q, sequence, shown)
             )
             waits.append(
                 Wait(
@@ -95,17 +95,32 @@ def _head(job: Job, rank: int) -> Entry | None:
     return next((e for e in job.dumps[rank].entries if not e.done), None)
 
 
-def _missing(job: Job, rank: int, position: Position, sequence: int, waited: Entry | None) -> bool:
+def _missing(job: Job, of: dict[int, Position], rank: int, sequence: int, waited: Entry | None) -> bool:
+    position = of[rank]
     if position.entered is not None:
         return position.entered < sequence
+    if _finished_or_away(job, rank, position):
+        away = [q for q, other in of.items() if sequence not in other.calls]
+        return 2 * len(away) < len(of)
     entries = job.dumps[rank].entries
-    if job.active_only or waited is None or not entries or not job.dumps[rank].whole:
+    if waited is None or not entries or not job.dumps[rank].whole:
         return False
     return 0 < entries[0].created_ns < waited.created_ns  # its ring goes back further, and the call is not in it
 
 
-def _behind(of: dict[int, Position], rank: int, position: Position) -> tuple[int, ...]:
+def _finished_or_away(job: Job, rank: int, position: Position) -> bool:
+    """Nothing of the group is unfinished on `rank`, and what it completed is not told: it completed all or entered none of
+    what is unfinished on others. The few are the exception."""
+    return job.active_only and job.dumps[rank].whole and position.entered is None and not position.calls
+
+
+def _behind(job: Job, of: dict[int, Position], rank: int, position: Position) -> tuple[int, ...]:
     """Ranks whose account stands at an operation that needs everybody and that `rank` completed."""
+    if _finished_or_away(job, rank, position):
+        if job.dumps[rank].entries:  # it stands elsewhere, and may not have come here
+            return ()
+        stand = tuple(q for q, other in of.items() if other.open is not None and gloo.joint(other.entry(other.open)))
+        return stand if 2 * len(stand) < len(of) else ()
     if position.completed is None:
         return ()
     found = []
@@ -165,6 +180,7 @@ def _pairs(
         )
         recorded = other is not None and (bool(other.pairs) or other.entered is not None)
         missing = (peer,) if recorded and not halves else ()
+        stands = entry.started and any(e is heads.get(peer) and not e.started for e in halves)
         found[peer, entry.op] = Wait(
             rank,
             group,
@@ -175,7 +191,7 @@ def _pairs(
             entry.created_ns,
             missing,
             (),
-            (),
+            (peer,) if stands else (),
             (peer,) if peer in silent else (),
             (peer,) if _elsewhere(heads.get(peer), halves) or not (halves or missing or peer in silent) else (),
         )
