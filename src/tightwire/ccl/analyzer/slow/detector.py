@@ -38,6 +38,7 @@ DOUBTFUL_EVERY_S, DOUBTFUL_FIRST_S, DOUBTFUL_FIRST = 0.3, 0.15, 5  # the first o
 QUIET_LOOKS, LOOKS_KEPT = 6, 64
 HELD_BACK = 0.3  # of the lost time: a quota's doing
 STARVED = 0.5  # of the lost time put down to the machine: not the rank's doing
+LONG_STEPS = 64  # in doubt, or slow: what is to be seen has been seen
 END_STEPS = 12  # without loss: it is over
 REFINE_STEPS = 16  # in which a finding may still change
 
@@ -100,16 +101,16 @@ class Detector:
     @property
     def attentive(self) -> bool:
         """Something may be wrong: what comes now wants to be known soon."""
-        return self._doubting
+        return self._doubting and self._judged - max(self._doubted_steps, self._opened) <= LONG_STEPS
 
     def wants_look(self, now_s: float) -> bool:
         """Now is a time to look at the transport."""
         if self._account is None or not self._looks:
             return self._account is not None
-        if self._doubting:
+        if self.attentive:
             every_s = DOUBTFUL_FIRST_S if len(self._looks) < DOUBTFUL_FIRST else DOUBTFUL_EVERY_S
         else:
-            every_s = LOOK_FIRST_S if len(self._quiet) < FIRST_LOOKS else LOOK_EVERY_S
+            every_s = LOOK_EVERY_S if self._doubting or len(self._quiet) >= FIRST_LOOKS else LOOK_FIRST_S
         return now_s - self._looks[-1][0] >= every_s
 
     def look(self, now_s: float, connections: Connections) -> None:
