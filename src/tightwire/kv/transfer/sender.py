@@ -83,6 +83,11 @@ class Sender:
             size *= 4
         self.link.observe(size, busy_s)
 
+    def distrust(self) -> None:
+        """Somebody else saw the link change: what is observed of it next counts alone."""
+        with self._desk.lock:
+            self.link.distrust()
+
     def start(
         self,
         transfer_id: str,

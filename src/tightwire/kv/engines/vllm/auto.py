@@ -143,7 +143,7 @@ class Auto:
         with self._lock:
             self._controller.link_verdict(verdict)
             if verdict.state != "hung":
-                self._sender.link.distrust()
+                self._sender.distrust()
 
     def close(self) -> None:
         with self._lock:
