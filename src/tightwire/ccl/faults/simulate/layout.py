@@ -69,6 +69,19 @@ class Layout:
         return found
 
     @cached_property
+    def links(self) -> Ints:
+        """[pairs, 2]: the rings of the tensor and of the data-parallel groups, all pairs of the expert groups, and neighbours
+        in the pipeline both ways."""
+        ranks, experts = self.ranks, self.experts
+        ends = [
+            (ranks, np.roll(ranks, -1, axis=axis)) for axis, size in ((2, self.tensor), (1, self.data)) if size > 1
+        ]
+        ends += [(experts, np.roll(experts, -step, axis=3)) for step in range(1, self.expert)]
+        ends += [(ranks[:-1], ranks[1:]), (ranks[1:], ranks[:-1])]
+        pairs: Ints = np.unique(np.concatenate([np.stack(both, axis=-1).reshape(-1, 2) for both in ends]), axis=0)
+        return pairs
+
+    @cached_property
     def first(self) -> dict[str, int]:
         """Where in `facts` the groups of each kind begin."""
         tensor = self.pipeline * self.data if self.tensor > 1 else 0

@@ -65,7 +65,7 @@ class Physics:
         )  # of a group; of a pair by its source and its target
         self._groups = np.array([facts.group for facts in layout.facts], np.uint64)
         self._emitted: list[tuple[npt.NDArray[np.void], Ints]] = []
-        self.links = _links(layout)
+        self.links = layout.links
         self._numbers = {(int(a), int(b)): number for number, (a, b) in enumerate(self.links)}
         self.acked_bytes, self.busy_s = np.zeros(len(self.links)), np.zeros(len(self.links))
         self._known: dict[bytes, Ints] = {}
@@ -294,19 +294,3 @@ class Physics:
 def by_rank(ranks: Ints) -> Ints:
     """The order of ranks (fewer than 2**16) in which those of one rank stay as they are."""
     return np.argsort(ranks.astype(np.uint16), kind="stable")
-
-
-def _links(layout: Layout) -> Ints:
-    """[pairs, 2]: the rings of the tensor and of the data-parallel groups, all pairs of the expert groups, and neighbours in
-    the pipeline both ways."""
-    found = [
-        np.stack([layout.ranks, np.roll(layout.ranks, -1, axis=axis)], axis=-1).reshape(-1, 2)
-        for axis, size in ((2, layout.tensor), (1, layout.data))
-        if size > 1
-    ]
-    for step in range(1, layout.expert):
-        found.append(np.stack([layout.experts, np.roll(layout.experts, -step, axis=3)], axis=-1).reshape(-1, 2))
-    for source, target in ((layout.ranks[:-1], layout.ranks[1:]), (layout.ranks[1:], layout.ranks[:-1])):
-        found.append(np.stack([source, target], axis=-1).reshape(-1, 2))
-    pairs: Ints = np.unique(np.concatenate(found), axis=0)
-    return pairs
