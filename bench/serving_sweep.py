@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from tightwire.net import testbed
 RHOS = (0.05, 0.1, 0.3, 1.0, 3.0, 10.0, 20.0)
 STATIC = ("quarot-4", "kvquant-3", "kvserve-mixed-80")
 MODES = ("raw", *STATIC, "auto")
-FAST_ROUNDS = 4  # where the wire hardly counts, differences are small and requests are short
+FAST_ROUNDS = 8  # where the wire hardly counts, differences are small and requests are short
 SETTLING = 2  # requests after a change of the link that are not counted, of every mode
 BUDGET = 0.97
 MAX_LEN, STEP_TOKENS = 4096, 128
@@ -94,7 +95,7 @@ class Sweep:
 
     def __init__(self, console: Console, bed: testbed.Testbed, prefill: Host, decode: Host, decisions: Path) -> None:
         self._console, self._bed, self._prefill, self._decode = console, bed, prefill, decode
-        self._decisions = decisions
+        self._decisions, self._order = decisions, random.Random(1)
         self.chosen = "raw"
 
     def one(self, mode: str, job: requests.Job) -> tuple[float, Answer]:
@@ -127,8 +128,8 @@ class Sweep:
             for _ in range(SETTLING):
                 self.one("auto", jobs[0])
             for job in jobs * (FAST_ROUNDS if rho < 1 else 1):
-                # The modes take turns within a job: what disturbs the machine disturbs all of them.
-                for mode in modes:
+                # The modes take turns within a job, in any order: what disturbs the machine disturbs all of them.
+                for mode in self._order.sample(modes, len(modes)):
                     start_s, answer = self.one(mode, job)
                     found[rho][mode].add(start_s, answer, job)
             chosen = self.last_choice()
@@ -182,7 +183,7 @@ class Sweep:
 def main() -> None:
     parser = harness.parser(__doc__ or "")
     parser.add_argument("--trace", type=Path, help="prompt lengths from this trace; otherwise drawn by --seed")
-    parser.add_argument("--requests", type=int, default=5, help="of each mode at each ρ; four times as many below ρ = 1")
+    parser.add_argument("--requests", type=int, default=5, help="of each mode at each ρ; eight times as many below ρ = 1")
     parser.add_argument("--tokens", type=int, default=1000, help="mean prompt length")
     parser.add_argument("--rho", type=float, nargs="*", default=list(RHOS))
     parser.add_argument("--seed", type=int, default=1)
