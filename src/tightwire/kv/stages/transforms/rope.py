@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,8 @@ class Rope(Transform):
             raise ConfigError(f"rope: head_dim={x.shape[3]} is odd; leave rope out")
         subspace.require_tame(x)
         inv_freq, scale = self._frequencies(x.shape[3])
-        return _rotate(x, -_angles(inv_freq, place, x.shape[2])) / scale, b""
+        cos, sin = _turns(inv_freq.tobytes(), place.token_start, x.shape[2])
+        return _rotate(x, cos, -sin) / scale, b""
 
     def inverse(self, y: F32, side: memoryview, place: Place, shape: Shape) -> F32:
         if place.side == "v":
@@ -57,7 +59,8 @@ class Rope(Transform):
         if shape[3] % 2:
             raise FrameError("payload", f"rope on an odd head_dim, {shape[3]}")
         inv_freq, scale = self._frequencies(shape[3])
-        return _rotate(y, _angles(inv_freq, place, shape[2])) * scale
+        turned = _rotate(y, *_turns(inv_freq.tobytes(), place.token_start, shape[2]))
+        return turned if scale == 1 else turned * scale
 
     def _frequencies(self, dim: int) -> tuple[npt.NDArray[np.float64], np.float32]:
         """(inv_freq `[D/2]`, scale); MissingTableError when the table is for another D."""
@@ -80,14 +83,21 @@ def from_inverse_frequencies(inv_freq: F32, model: str, scale: float = 1.0) -> t
     )
 
 
-def _angles(inv_freq: npt.NDArray[np.float64], place: Place, tokens: int) -> npt.NDArray[np.float64]:
-    """`[T, D/2]`"""
-    positions = float(place.token_start) + np.arange(tokens)
-    return positions[:, None] * inv_freq
+@lru_cache(maxsize=128)  # blocks of one prompt begin at the same tokens as those of the next
+def _turns(inv_freq: bytes, token_start: int, tokens: int) -> tuple[F32, F32]:
+    """Cosines and sines of the angles, `[T, D/2]` each, for fp64 `inv_freq`; not to be written to."""
+    positions = float(token_start) + np.arange(tokens)
+    angles = positions[:, None] * np.frombuffer(inv_freq, np.float64)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def _rotate(x: F32, angles: npt.NDArray[np.float64]) -> F32:
+def _rotate(x: F32, cos: F32, sin: F32) -> F32:
     """Each pair (x[i], x[i + D/2]) by its angle."""
-    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     a, b = np.split(x, 2, axis=3)
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=3)
+    out = np.empty(x.shape, np.float32)
+    first, second = np.split(out, 2, axis=3)
+    np.multiply(a, cos, out=first)
+    first -= b * sin
+    np.multiply(b, cos, out=second)
+    second += a * sin
+    return out
