@@ -91,10 +91,21 @@ def test_experts_are_no_excuse(kind: str) -> None:
     assert score.judge(score.Truth(fault.anomaly, [9]), [verdict for _, verdict in said]).location_right
 
 
-def test_steps_are_known_though_lost_summaries_hold_up_the_large_groups() -> None:
-    layout, program = Layout(tensor=8, pipeline=1, data=32, per_host=8), Program(layers=1, layer_s=0.02)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_steps_are_known_though_lost_summaries_hold_up_the_large_groups(seed: int) -> None:
+    layout, program = (
+        Layout(tensor=8, pipeline=1, data=32, per_host=8),
+        Program(layers=1, layer_s=0.02, uneven=0.1, wire_jitter=0.1),
+    )
     said, cluster = watched(
-        Fault("sleep", 72, 90, severity=2.5), layout=layout, program=program, seed=3, until_s=40.0, lost=0.01, every_s=1.0
+        Fault("sleep", 72, 90, severity=2.5),
+        layout=layout,
+        program=program,
+        seed=seed,
+        until_s=40.0,
+        skew_s=0.05,
+        lost=0.01,
+        every_s=1.0,
     )
     assert [verdict.guilty_ranks for _, verdict in said] == [[72]]
     usual_ms = 1e3 * np.median(np.diff(cluster.step_ends_s[:90]))

@@ -112,7 +112,7 @@ def accounted(late_s: list[float], transfer_s: list[float]) -> Account:
                 timing.rank[members], timing.late_s[members], timing.own_s[members], timing.stay_s[members],
                 timing.left_s[members], timing.together[keep],
             ),
-            (np.zeros(0, np.int64),) * 2,
+            np.zeros(0, np.int64),
         )  # fmt: skip
     return account
 

@@ -86,14 +86,14 @@ class Account:
         self._sites = CallSites()
         self._ends_s: list[float] = []  # of the anchor, not accounted yet
 
-    def take(self, timing: Timing, held_up: tuple[Ints, Ints]) -> int:
-        """How many steps were accounted by this; `held_up` is the timer's."""
+    def take(self, timing: Timing, waiting: Ints) -> int:
+        """How many steps were accounted by this; the groups `waiting` will have more rounds of that time."""
         rounds = _Rounds.of(timing)
         self._waiting.append(rounds)
         fresh = [rounds]
         if self._sites.anchor is None:
             self._sites.count(timing)
-            if not self._sites.find(held_up):
+            if not self._sites.find(waiting):
                 return 0
             self.groups = 1 + max(int(each.group.max()) for each in self._waiting)
             self.ranks = 1 + max(int(each.rank.max(initial=0)) for each in self._waiting)

@@ -96,7 +96,7 @@ class Detector:
         self._recent.append(self._lost(timing))
         if self._account is None or self._account.lost_track():
             self._account, self._open, self._judged = Account(), None, 0
-        self._account.take(timing, self._timer.held_up(now_s))
+        self._account.take(timing, self._timer.waiting(now_s))
 
     @property
     def attentive(self) -> bool:

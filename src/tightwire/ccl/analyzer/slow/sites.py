@@ -45,17 +45,16 @@ class CallSites:
         np.minimum.at(came_as, came[fresh], len(self._codes) + np.flatnonzero(fresh))
         self._codes, self._last_s, self._came_as = codes, last_s, came_as
 
-    def find(self, held_up: tuple[Ints, Ints]) -> bool:
-        """Whether there is an anchor now. Of the groups that wait for the rest of a round, one must have been seen; those
-        that have waited for long still come."""
+    def find(self, waiting: Ints) -> bool:
+        """Whether there is an anchor now. The groups `waiting` are known up to their last round only, and at least to one."""
         first_s, now_s = self._first_s or 0.0, float(self._last_s.max(initial=-np.inf))
-        if now_s - first_s < LEAST_S:
+        groups, at = np.unique((self._codes >> _GROUP_SHIFT).astype(np.int64), return_inverse=True)
+        if now_s - first_s < LEAST_S or not np.isin(waiting, groups).all():
             return False
-        group = (self._codes >> _GROUP_SHIFT).astype(np.int64)
-        waiting, late = held_up
-        if not np.isin(waiting, group).all():
-            return False
-        alive = np.flatnonzero((2 * self._last_s >= first_s + now_s) | np.isin(group, late))
+        known_s = np.full(len(groups), -np.inf)
+        np.maximum.at(known_s, at, self._last_s)
+        known_s[~np.isin(groups, waiting)] = now_s
+        alive = np.flatnonzero(2 * self._last_s >= first_s + known_s[at])
         count, size = self._count[alive], self._bytes[alive]
         heavy = np.lexsort((self._came_as[alive], -size))
         before = np.cumsum(size[heavy]) - size[heavy]

@@ -29,7 +29,6 @@ TOGETHER = np.array(
 )  # fmt: skip
 ENOUGH = 0.75  # of a round's members: a summary may be lost
 PATIENCE_S, FORGOTTEN_S = 2.8, 60.0  # that a round waits for the rest of them, and after which it is given up
-HELD_UP_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,14 @@ class Timer:
         self._since_s = self._since_s[keep]
         return self._time(column, group, sequence, lead_s) if len(group) else None
 
-    def held_up(self, now_s: float) -> tuple[Ints, Ints]:
-        """(the groups that wait for the rest of a round, those that have waited long enough for a summary to be lost): where
-        some are lost, rounds of many ranks come late."""
+    def waiting(self, now_s: float) -> Ints:
+        """The groups that wait for the rest of a round, and not for too long yet: where summaries are lost, rounds of many
+        ranks come late."""
         groups, at = np.unique(self._group, return_inverse=True)
         oldest_s = np.zeros(len(groups))
         np.maximum.at(oldest_s, at, now_s - self._since_s)
-        return groups[oldest_s < PATIENCE_S], groups[(oldest_s >= HELD_UP_S) & (oldest_s < PATIENCE_S)]
+        found: Ints = groups[oldest_s < PATIENCE_S]
+        return found
 
     def _open(self, now_s: float) -> None:
         """Rounds whose first end came since the last time, less those whose column has gone to another."""
