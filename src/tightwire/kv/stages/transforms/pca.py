@@ -83,7 +83,8 @@ class Pca(Transform):
             mean, basis = subspace.read("mean and basis", side, *self._shapes(shape))
         else:
             mean, basis = self._held(shape, place)
-        rows = y @ basis + mean[:, :, None]
+        rows = y @ basis
+        rows += mean[:, :, None]
         layers, heads, tokens, dim = shape
         return rows if self.over == "dim" else rows.reshape(layers, tokens, heads, dim).swapaxes(1, 2)
 
