@@ -65,6 +65,14 @@ def test_a_slow_link_whose_packets_do_not_wait_longer_is_innocent() -> None:
     assert (found.pairs, found.devices) == (((1, 2),), ())
 
 
+def test_one_that_sends_as_much_to_another_as_ever_has_no_slow_device() -> None:
+    both_ways = [*RING, *(pair[::-1] for pair in RING)]
+    slow = {(1, 2): {"rate": 5 * MB, "rtt_s": 0.01}, (0, 1): {"rtt_s": 0.009}}
+    now = flows([[end(pair, at, **slow.get(pair, {})) for pair in both_ways] for at in range(4)])
+    found = links.find(flows([[end(pair, at) for pair in both_ways] for at in range(4)]), now)
+    assert (found.pairs, found.devices) == (((1, 2),), ())
+
+
 def test_what_always_took_long_is_no_sign_of_a_device() -> None:
     before = looks(p01={"rtt_s": 0.004})
     now = looks(p12={"rate": 5 * MB, "rtt_s": 0.01}, p01={"rtt_s": 0.005})

@@ -205,25 +205,26 @@ def _stands(values: Floats) -> Bools:
 
 
 def _shares_queue(pair: Pair, before: Flows, now: Flows) -> bool:
-    """Whether the other packets that the sender sends suffer as well: data to others, and the answers to what it
-    receives, whose round trips grow as the pair's own does."""
+    """Whether the other packets that the sender sends suffer as well: data to others; or, where it sends nobody else as
+    much, the answers to what it receives, whose round trips grow as the pair's own does."""
     sender = pair[0]
-    grown_s = _grown(before, now)
-    mine = (now.rank == sender) & (now.peer == pair[1])
-    large = now.sent_bytes >= max(LEAST_BYTES, SOME * float(now.sent_bytes[mine][0]))
+    mine = int(np.flatnonzero((now.rank == sender) & (now.peer == pair[1]))[0])
+    sent = now.sent_bytes
+    large = sent >= max(LEAST_BYTES, SOME * float(sent[mine]))
     apart = (now.rank != sender) & (now.peer != sender)
-    usual_rtt_s = float(np.median(now.rtt_s[apart & large])) if (apart & large).any() else np.inf
     beside = large & ~apart & ~(np.isin(now.rank, pair) & np.isin(now.peer, pair))
-    for index in np.flatnonzero(beside).tolist():
-        if now.rank[index] == sender:
-            sent = now.sent_bytes[index]
-            alike = apart & (sent / ALIKE < now.sent_bytes) & (now.sent_bytes < sent * ALIKE)
-            usual = float(np.median(now.delivery_bytes_per_s[alike])) if alike.any() else 0.0
-            if now.delivery_bytes_per_s[index] < SLOWER * usual:
-                return True
-        elif grown_s[index] > QUEUE * float(grown_s[mine][0]) and now.rtt_s[index] > ROUND_TRIP * usual_rtt_s:
+    data = np.flatnonzero(beside & (now.rank == sender))
+    for index in data.tolist():
+        alike = apart & (sent[index] / ALIKE < sent) & (sent < sent[index] * ALIKE)
+        usual = float(np.median(now.delivery_bytes_per_s[alike])) if alike.any() else 0.0
+        if now.delivery_bytes_per_s[index] < SLOWER * usual:
             return True
-    return False
+    if (sent[data] >= BULK * sent[mine]).any():
+        return False
+    grown_s = _grown(before, now)
+    usual_rtt_s = float(np.median(now.rtt_s[apart & large])) if (apart & large).any() else np.inf
+    answers = beside & (now.peer == sender)
+    return bool((answers & (grown_s > QUEUE * grown_s[mine]) & (now.rtt_s > ROUND_TRIP * usual_rtt_s)).any())
 
 
 def _grown(before: Flows, now: Flows) -> Floats:
