@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tightwire.ccl.analyzer.slow import excess
-from tightwire.ccl.analyzer.slow.account import LEARNT, WARM_UP, Account
+from tightwire.ccl.analyzer.slow.account import LEARNT, WARM_UP, Account, _usual
 from tightwire.ccl.analyzer.slow.clocks import Clocks
 from tightwire.ccl.analyzer.slow.timing import PATIENCE_S, Timer, Timing
 from tightwire.ccl.collector import Collector
@@ -137,6 +137,12 @@ def test_who_loses_time_again_and_again_stands_out(
     measured = excess.measure(account, excess.window(account.base.step_s))
     assert (measured.slow_ranks, measured.slow_groups) == (ranks, groups)
     assert account.base.step_s == pytest.approx(1.0)
+
+
+def test_who_was_not_heard_of_worked_as_usual() -> None:
+    own_s = np.array([[1.0, 0.0, 0.0], [3.0, 5.0, 0.0], [2.0, 0.0, 0.0]])
+    assert _usual(own_s).tolist() == [2.0, 5.0, 3.5]
+    assert _usual(np.zeros((3, 2))).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,8 @@ class Account:
         newest = slice(-LEARNT, None)
         return Base(
             float(np.median(list(self.length_s)[newest])),
-            *(np.median(list(store)[newest], axis=0) for store in (self.late_s, self.own_s, self.transfer_s)),
+            np.median(list(self.late_s)[newest], axis=0), _usual(np.array(list(self.own_s)[newest])),
+            np.median(list(self.transfer_s)[newest], axis=0),
         )
 
     def lost_track(self) -> bool:
@@ -162,6 +163,16 @@ class Account:
         last_s = self._ends_s[-1] if self._ends_s else -np.inf
         step_s = self.base.step_s if self.base is not None else LEAST_S
         return float(self._waiting[-1].over_s.max()) - last_s > FORGET * max(step_s, LEAST_S)
+
+
+def _usual(own_s: Floats) -> Floats:
+    """[T, ranks] → [ranks]: the median of the steps in which a rank was heard of: it always works for a while. Of who was
+    not heard of at all, what is usual for the others."""
+    heard = (own_s > 0).sum(axis=0)
+    ordered = np.sort(np.where(own_s > 0, own_s, np.inf), axis=0)
+    found: Floats = ordered[np.maximum(heard - 1, 0) // 2, np.arange(own_s.shape[1])]
+    found[heard == 0] = np.median(found[heard > 0]) if heard.any() else 0.0
+    return found
 
 
 def _bounded(difference: Floats, step_s: float) -> Floats:
