@@ -80,7 +80,9 @@ class Incident(msgspec.Struct, frozen=True):
 def capture(collector: Collector, verdict: Verdict, command: list[str], window_s: float = WINDOW_S) -> Incident:
     """As the collector knows it now; operations of the last `window_s` before the verdict, and all that have not ended."""
     operations = [
-        Operation(rank, group, sequence, operation(op), size_bytes, entered_s, None if ended_s != ended_s else ended_s, failed)
+        Operation(
+            rank, group, sequence, operation(op), size_bytes, entered_s, None if ended_s != ended_s else ended_s, failed
+        )
         for rank, group, sequence, op, size_bytes, entered_s, ended_s, failed in collector.rounds.lately(
             verdict.at_s - window_s, MAX_OPERATIONS
         )

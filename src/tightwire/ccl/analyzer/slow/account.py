@@ -152,7 +152,8 @@ class Account:
         newest = slice(-LEARNT, None)
         return Base(
             float(np.median(list(self.length_s)[newest])),
-            np.median(list(self.late_s)[newest], axis=0), _usual(np.array(list(self.own_s)[newest])),
+            np.median(list(self.late_s)[newest], axis=0),
+            _usual(np.array(list(self.own_s)[newest])),
             np.median(list(self.transfer_s)[newest], axis=0),
         )
 

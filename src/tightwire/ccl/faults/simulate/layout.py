@@ -61,7 +61,10 @@ class Layout:
                 _facts(f"data {p} {t}", self.ranks[p, :, t].tolist()) for p, t in np.ndindex(self.pipeline, self.tensor)
             ]
         if self.expert > 1:
-            found += [_facts(f"expert {p} {b} {t}", self.experts[p, b, t].tolist()) for p, b, t in np.ndindex(self.experts.shape[:3])]
+            found += [
+                _facts(f"expert {p} {b} {t}", self.experts[p, b, t].tolist())
+                for p, b, t in np.ndindex(self.experts.shape[:3])
+            ]
         for step in (1, -1):
             for p, d, t in np.ndindex(self.pipeline - 1, self.data, self.tensor):
                 pair = [int(self.ranks[p, d, t]), int(self.ranks[p + 1, d, t])][::step]
@@ -73,9 +76,7 @@ class Layout:
         """[pairs, 2]: the rings of the tensor and of the data-parallel groups, all pairs of the expert groups, and neighbours
         in the pipeline both ways."""
         ranks, experts = self.ranks, self.experts
-        ends = [
-            (ranks, np.roll(ranks, -1, axis=axis)) for axis, size in ((2, self.tensor), (1, self.data)) if size > 1
-        ]
+        ends = [(ranks, np.roll(ranks, -1, axis=axis)) for axis, size in ((2, self.tensor), (1, self.data)) if size > 1]
         ends += [(experts, np.roll(experts, -step, axis=3)) for step in range(1, self.expert)]
         ends += [(ranks[:-1], ranks[1:]), (ranks[1:], ranks[:-1])]
         pairs: Ints = np.unique(np.concatenate([np.stack(both, axis=-1).reshape(-1, 2) for both in ends]), axis=0)

@@ -43,7 +43,7 @@ class SimulatedCluster:
         count = int(layout.hosts[-1]) + 1
         self._skew_s = self._rng.random(count) * skew_s
         self._told_groups = _by_host(layout)
-        self._pending: list[tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]] = []  # of each step that is not all told
+        self._pending: list[tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]] = []  # of steps not all told
         self._packer = Packer()
         self._ranks_now = np.zeros(layout.world, RANK)
         self._ranks_now["rank"], self._ranks_now["world"] = np.arange(layout.world), layout.world
