@@ -56,7 +56,9 @@ def _run(watched: bool) -> Costs:
             "--steps", str(STEPS), "--pause", "0", "--report", name,
         ]  # fmt: skip
         command = [sys.executable, "-m", "drills.watching", str(file), *job] if watched else job
-        subprocess.run(command, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1], check=True)
+        subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1], check=True
+        )
         told = [json.loads(path.read_text()) for path in Path(name).glob("rank-*.json")]
         agent = json.loads(file.read_text()) if watched else {"written": [0], "core_share": 0.0}
     began = [times["began_s"] for times in told]
