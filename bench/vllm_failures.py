@@ -36,6 +36,7 @@ from harness import Result
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/kv/engines"))
 from vllm_host import Engine, prompt
 
+from tightwire.net.ports import free_port
 from tightwire.net.shaper import TokenBucket
 
 COUNT, TOKENS, TIMEOUT_S = 6, 500, 5.0
@@ -215,19 +216,20 @@ class _Redis:
     window = 1.0
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._folder = folder
         self._relay = Relay(("127.0.0.1", self._port), RATE_BYTES_PER_S)
         self.url = f"redis://127.0.0.1:{self._relay.port}/0"
         self.restore()
 
     def fail(self) -> None:
+        """As its host would go: what the kernel would still send of a killed process is lost, too."""
         self._process.kill()
+        self._relay.cut()
         self._process.wait()
 
     def restore(self) -> None:
+        self._relay.restore()
         command = [
             "redis-server",
             "--port",
