@@ -118,7 +118,7 @@ class Detector:
         look = links.look(connections)
         self._looks.append((now_s, look))
         if not self._doubting:
-            self._quiet.append(look)
+            self._quiet.append((now_s, look))
             if len(self._quiet) > QUIET_LOOKS:
                 del self._quiet[1]  # the first and the newest span the quiet time
 
@@ -155,7 +155,7 @@ class Detector:
         self._processor = ProcessorTime()
         self._recent: deque[tuple[Floats, Floats]] = deque(maxlen=RECENT)
         self._looks: deque[tuple[float, Connections]] = deque(maxlen=LOOKS_KEPT)
-        self._quiet: list[Connections] = []
+        self._quiet: list[tuple[float, Connections]] = []
         self._doubting, self._doubted_steps, self._doubted_s = False, 0, 0.0
         self._judged = self._opened = 0
         self._open = None
@@ -199,7 +199,11 @@ class Detector:
         return links.find(self._flows_before(), now)
 
     def _flows_before(self) -> Flows:
-        quiet = self._quiet[:-1] if len(self._quiet) > 2 else self._quiet  # the newest may be of the time it began
+        """From looks before it began: the accounts may be some steps behind; else from all but the newest."""
+        onset_s = self._onset()
+        quiet = [look for at_s, look in self._quiet if at_s <= onset_s]
+        if len(quiet) < 2:
+            quiet = [look for _, look in (self._quiet[:-1] if len(self._quiet) > 2 else self._quiet)]
         return links.flows(quiet)
 
     def _to_blame(self, full: Excess) -> tuple[int, ...]:
