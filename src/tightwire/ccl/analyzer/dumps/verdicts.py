@@ -65,9 +65,8 @@ def _roots(job: Job, found: list[Wait], settled: set[int], damaged: Collection[i
     verdicts = []
     if device := by_kind.pop("device", []):
         verdicts.append(_device(job, device, accused, _victims(found, device)))
-    if link := by_kind.pop("transfer", []):
-        if not (verdicts or by_kind):  # a rank that can be named explains it
-            verdicts.append(_standing(job, [w for w in found if w.rank in link and w.ends]))
+    if (link := by_kind.pop("transfer", [])) and not (verdicts or by_kind):  # a rank that can be named explains it
+        verdicts.append(_standing(job, [w for w in found if w.rank in link and w.ends]))
     if settled or verdicts or len(by_kind) > 1:  # what cannot be read is not accused where something else explains it
         by_kind["no dump"] = [r for r in by_kind.pop("no dump", []) if r not in damaged and r not in job.dumps]
     for kind, ranks in by_kind.items():
