@@ -22,7 +22,7 @@ from tightwire.kv.transfer.receiver import Receiver
 from tightwire.net import testbed
 
 pytestmark = pytest.mark.timeout(180)
-LAYERS, HEADS, DIM, BLOCK, TOKENS = 4, 8, 64, 128, 1024
+LAYERS, HEADS, DIM, BLOCK, TOKENS = 4, 8, 64, 128, 4096
 LOSSY = "hadamard+uniform:levels=16,axis=group,group=32+pack"
 LIBRARY = ProfileLibrary("m", [Profile("raw", 1.0, 1e9, 1e9, 1.0), Profile(LOSSY, 3.5, 1e8, 1e8, 0.99)], {})
 NAMES = ("first", "second", "slowed", "stalled", "refused", "again")

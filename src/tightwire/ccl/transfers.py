@@ -19,6 +19,7 @@ import socket
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -37,6 +38,7 @@ from tightwire.core.units import format_rate
 
 logger = logging.getLogger(__name__)
 EVERY_S = 0.5
+LEAST_BUSY_S = 0.25  # of sending, to tell a speed
 _LOOKS = 5  # are compared with those before
 _SELF = 0  # this process as a rank; the peers count from 1
 
@@ -132,6 +134,8 @@ class TransferWatch:
             self._judge_hung(link, connections[connections["peer"] == link.number], now_s)
         self._looks.append(links.look(connections))
         flows = links.flows(list(self._looks))
+        # The kernel's own rate is that of its last burst, for as long as nothing else is sent.
+        flows = replace(flows, delivery_bytes_per_s=np.zeros(len(flows)))
         for link in watched:
             if link.state != "hung":
                 self._judge_slow(link, flows)
@@ -141,6 +145,7 @@ class TransferWatch:
         if link.state == "hung":
             stands = (rows["queued_bytes"] > 0) & rows["resending"]
             if len(rows) and not stands.any():
+                self._looks.clear()  # while it was hung it carried nothing, which is not its speed
                 link.say(LinkVerdict(link.endpoint, "healthy", "bytes get through again"))
             return
         if not link.open or now_s - link.moved_s < STUCK_S:
@@ -161,7 +166,7 @@ class TransferWatch:
         pair = (_SELF, link.number)
         flow, past = flows.get(pair), self._past[link.number]
         usual = past[0] if past else None
-        if flow is None or flow.sent_bytes < links.LEAST_BYTES or flow.busy_s <= 0:
+        if flow is None or flow.sent_bytes < links.LEAST_BYTES or flow.busy_s < LEAST_BUSY_S:
             return
         own = flows.only(flows.peer == link.number)
         nothing = flows.only(flows.peer < 0)
