@@ -13,7 +13,7 @@ from tightwire.core.links import LinkVerdict
 from tightwire.errors import ConfigError, LinkError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.control.log import read as read_log
-from tightwire.kv.engines.vllm.auto import Auto, for_store
+from tightwire.kv.engines.vllm.auto import Auto
 from tightwire.kv.engines.vllm.counters import COUNTS
 from tightwire.kv.engines.vllm.layout import CPU_VEC, KV_LAST, Layout
 from tightwire.kv.engines.vllm.plan import Move, Options, Plan, Push, Shelved
@@ -245,15 +245,6 @@ def test_auto_goes_by_verdicts_about_its_link(tmp_path: Path) -> None:
         auto.choose(push, 10**7, 8)
     pair.close()
     assert [record.decision.send for record in read_log(tmp_path / "log")] == [True, True, True, False]
-
-
-def test_what_auto_stores_is_the_smallest_within_the_budget(tmp_path: Path) -> None:
-    profiles = [Profile("raw", 1.0, 1e10, 1e10, 1.0), Profile(LOSSY, 3.5, 1e9, 1e9, 0.98)]
-    profiles.append(Profile("uniform:levels=3+zstd", 9.0, 1e9, 1e9, 0.9))
-    ProfileLibrary("m", profiles, {}).save(tmp_path / "library.json")
-    for budget, expected in ((0.97, LOSSY), (0.99, "raw"), (0.5, "uniform:levels=3+zstd")):
-        settings = Settings("kv_both", strategy="auto", library=str(tmp_path / "library.json"), quality_budget=budget)
-        assert for_store(settings) == Strategy.parse(expected)
 
 
 def test_endpoints_that_a_request_may_choose_from(pair: Pair) -> None:

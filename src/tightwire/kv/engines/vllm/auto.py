@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from pathlib import Path
 
 from tightwire.core.links import LinkVerdict
 from tightwire.errors import LinkError, StrategyError
@@ -197,12 +196,3 @@ class Pace:
         with self._lock:
             return tokens * self._s_per_token
 
-
-def for_store(settings: Settings) -> Strategy:
-    """What prefixes are stored with. `auto` takes the highest ratio within the quality budget: a store is read more
-    often than written, and its link is the slow part."""
-    if settings.strategy != AUTO:
-        return resolve(settings.strategy)
-    profiles = ProfileLibrary.load(Path(settings.library)).profiles
-    allowed = [p for p in profiles if p.strategy == "raw" or p.quality >= settings.quality_budget]
-    return Strategy.parse(max(allowed, key=lambda p: p.ratio).strategy)

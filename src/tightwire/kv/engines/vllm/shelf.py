@@ -8,10 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tightwire.kv.block import KVBlock
-from tightwire.kv.engines.vllm.auto import for_store
 from tightwire.kv.engines.vllm.counters import Counters
 from tightwire.kv.engines.vllm.loads import Loads
 from tightwire.kv.engines.vllm.plan import Shelved
+from tightwire.kv.engines.vllm.saving import Saving
 from tightwire.kv.engines.vllm.settings import Settings
 from tightwire.kv.store import Layout, PrefixStore, open_store
 
@@ -27,7 +27,7 @@ def open_prefixes(settings: Settings, fingerprint: str, layout: Layout) -> Prefi
     )
     return PrefixStore(
         store, fingerprint=fingerprint, layout=layout, chunk_tokens=settings.store_chunk_tokens,
-        strategy_class=str(for_store(settings)),
+        strategy_class=str(Saving(settings).smallest),
     )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ class Shelf:
 
     def __init__(self, settings: Settings, prefixes: PrefixStore, loads: Loads, counters: Counters) -> None:
         self._prefixes, self._loads, self._counters = prefixes, loads, counters
-        self._strategy, self._timeout_s = for_store(settings), settings.timeout_s
+        self._saving, self._timeout_s = Saving(settings), settings.timeout_s
         self._lock = threading.Lock()
         self._staged_bytes = 0
         self._loaders = ThreadPoolExecutor(_LOADERS, "tightwire-fetch")
@@ -91,6 +91,7 @@ class Shelf:
     def _fetch(self, move: Shelved) -> None:
         def source(on_block: Callable[[KVBlock], None]) -> str | None:
             loaded = self._prefixes.load(move.tokens, len(move.tokens), on_block, timeout_s=self._timeout_s)
+            self._saving.observe(loaded.wire_bytes, loaded.wire_s)
             self._counters.add(store_read_bytes=loaded.wire_bytes, store_read_seconds=loaded.wire_s)
             return loaded.error
 
@@ -100,7 +101,9 @@ class Shelf:
         try:
             if block is None:
                 return
-            report = self._prefixes.save(move.tokens, block, self._strategy)
+            chunks = -(-block.tokens // self._prefixes.chunk_tokens)
+            strategy = self._saving.strategy(block.raw_bytes, chunks)
+            report = self._prefixes.save(move.tokens, block, strategy)
             self._counters.add(
                 tokens_saved=report.tokens, saves_failed=report.refused,
                 store_written_bytes=report.wire_bytes,
