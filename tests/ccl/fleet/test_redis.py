@@ -50,13 +50,6 @@ class Party:
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
-    made = RedisServer()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
 def party(server: RedisServer) -> Iterator[Party]:
     made = Party(server.url)
     yield made

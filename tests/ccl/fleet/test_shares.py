@@ -28,13 +28,6 @@ class Collector:
 
 
 @pytest.fixture
-def server() -> Iterator[RedisServer]:
-    made = RedisServer()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
 def two(server: RedisServer) -> Iterator[tuple[Collector, Collector]]:
     clock = FakeClock()
     made = Collector(server, clock), Collector(server, clock)

@@ -41,7 +41,7 @@ def find(job: Job) -> list[Mismatch]:
     found = []
     stuck = any(position.open is not None for of in job.positions.values() for position in of.values())
     for group, of in job.positions.items():
-        for sequence in _stuck_until(of) if stuck else _stuck_until(of) or _all_calls(of):
+        for sequence in _stuck_until(of) or ([] if stuck else _all_calls(of)):
             camps = _camps(of, sequence)
             if len(camps) > 1:
                 found.append(_judge(group, of, sequence, camps))
