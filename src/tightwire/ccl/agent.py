@@ -17,7 +17,7 @@ import msgspec
 
 from tightwire.ccl.deaths import Deaths
 from tightwire.ccl.probe import process
-from tightwire.ccl.probe.ring import Goodbye, RingState, read_new, read_state, read_written
+from tightwire.ccl.probe.ring import Goodbye, Ring, RingState
 from tightwire.ccl.pulse import Pulse
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.ccl.unknown import settled
@@ -35,14 +35,15 @@ class Agent:
 
     def __init__(self, folder: Path, clock: Clock, proc: Path = Path("/proc")) -> None:
         self._folder, self._clock, self._proc = folder, clock, proc
-        self._facts_read: dict[Path, int] = {}
+        self._facts_read: dict[str, int] = {}
         self._groups: dict[int, GroupFacts] = {}
-        self._seen: dict[Path, tuple[int, int]] = {}  # (start of the process, records read so far)
+        self._rings: dict[str, Ring] = {}  # by file name, as opened for the last look
+        self._seen: dict[str, tuple[int, int]] = {}  # (start of the process, records read so far)
         self._unseen: list[str] = []
         self._deaths = Deaths()
-        self._pulse: Pulse[Path] = Pulse()
+        self._pulse: Pulse[str] = Pulse()
         self._host = socket.gethostname()
-        self._last: dict[Path, RankSample] = {}
+        self._last: dict[str, RankSample] = {}
         self.unknown: dict[int, str] = {}
 
     def look(self) -> Summary:
@@ -50,21 +51,21 @@ class Agent:
         ranks = []
         self.unknown = {}
         rings, facts = self._files()
-        for path in sorted({*rings, *self._last}):
+        for name in sorted({*rings, *self._last}):
             try:
-                sample = self._look_at(path)
+                sample = self._look_at(name)
             except (OSError, ConfigError):
                 sample = None
             if sample is None:
-                sample = self._without_ring(path)
+                sample = self._without_ring(name)
             else:
-                self._last[path] = msgspec.structs.replace(sample, records=b"")
+                self._last[name] = sample
             if sample is not None:
                 ranks.append(sample)
-        for path in facts:
-            self._read_facts(path)
+        for name in facts:
+            self._read_facts(name)
         at_s = self._clock.now_s()
-        self._pulse.looked(at_s, {path: sample.written for path, sample in self._last.items()})
+        self._pulse.looked(at_s, {name: sample.written for name, sample in self._last.items()})
         return Summary(self._host, at_s, ranks, list(self._groups.values()), self._unseen)
 
     @property
@@ -78,34 +79,45 @@ class Agent:
         for _ in range(max(round(timeout_s / BEAT_S), 1) if self._last else 1):
             if self._deaths.wait(min(timeout_s, BEAT_S), self._clock):
                 return
-            if self._pulse.due(self._clock.now_s(), {path: read_written(path) or 0 for path in self._last}):
+            if self._pulse.due(self._clock.now_s(), {name: self._rings[name].written() for name in self._last}):
                 return
 
     def close(self) -> None:
         self._deaths.close()
+        for ring in self._rings.values():
+            ring.close()
+        self._rings.clear()
 
-    def _files(self) -> tuple[list[Path], list[Path]]:
+    def _files(self) -> tuple[list[str], list[str]]:
         """(the rings, the facts about groups) in the folder."""
         try:
             names = [name for name in os.listdir(self._folder) if name.startswith("rank-")]
         except OSError:  # not there yet
             names = []
-        rings, facts = ([self._folder / name for name in names if name.endswith(end)] for end in (".ring", ".groups"))
+        rings, facts = ([name for name in names if name.endswith(end)] for end in (".ring", ".groups"))
         return rings, facts
 
-    def _look_at(self, path: Path) -> RankSample | None:
+    def _look_at(self, name: str) -> RankSample | None:
         """None when what is there cannot be the ring that was there before."""
-        ring = read_state(path)
-        before = self._last.get(path)
+        file = self._opened(name)
+        ring, before = file.state(), self._last.get(name)
         if before is not None and self._damaged(ring, before):
             return None
         state = process.read(ring.pid, ring.pid_start, self._proc)
         died = self._deaths.order(ring.pid)
         if state is None or state.dead or died is not None:
-            ring, state = read_state(path), None  # with what it wrote last
+            ring, state = file.state(), None  # with what it wrote last
         else:
             self._deaths.watch(ring.pid)
-        return _sample(ring, state, died, self._new_records(path, ring))
+        return _sample(ring, state, died, self._new_records(name, file, ring))
+
+    def _opened(self, name: str) -> Ring:
+        """Anew at each look: another file may have come in its place."""
+        file, before = Ring(f"{self._folder}/{name}"), self._rings.get(name)
+        if before is not None:
+            before.close()
+        self._rings[name] = file
+        return file
 
     def _damaged(self, ring: RingState, before: RankSample) -> bool:
         if ring.goodbye not in _GOODBYES:
@@ -118,33 +130,36 @@ class Agent:
             entered.get(frame.group, -1) < frame.entered_seq for frame in before.frames
         )
 
-    def _without_ring(self, path: Path) -> RankSample | None:
+    def _without_ring(self, name: str) -> RankSample | None:
         """A rank that lives on after its ring was damaged or removed; None when there was none, or it is gone."""
-        before = self._last.get(path)
+        before = self._last.get(name)
         state = None if before is None else process.read(before.pid, before.pid_start, self._proc)
         if before is None or state is None or state.dead:
-            self._last.pop(path, None)
+            self._last.pop(name, None)
+            if name in self._rings:
+                self._rings.pop(name).close()
             return None
         self.unknown[before.rank] = f"the ring of rank {before.rank} is damaged"
         return settled(msgspec.structs.replace(before, process=state))
 
-    def _new_records(self, path: Path, ring: RingState) -> bytes:
-        process_of, seen = self._seen.get(path, (ring.pid_start, 0))
+    def _new_records(self, name: str, file: Ring, ring: RingState) -> bytes:
+        process_of, seen = self._seen.get(name, (ring.pid_start, 0))
         if process_of != ring.pid_start:  # another process took the rank
             seen = 0
         if seen == ring.written:
             return b""
-        records, written = read_new(path, seen)
-        self._seen[path] = ring.pid_start, written
-        return records.tobytes()
+        records, written = file.new(seen)
+        self._seen[name] = ring.pid_start, written
+        return records
 
-    def _read_facts(self, path: Path) -> None:
+    def _read_facts(self, name: str) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            path = self._folder / name
             size = path.stat().st_size
-            if size != self._facts_read.get(path) and size <= MAX_FACTS_BYTES:
+            if size != self._facts_read.get(name) and size <= MAX_FACTS_BYTES:
                 for line in path.read_text().splitlines():
                     self._read_fact(json.loads(line))
-                self._facts_read[path] = size
+                self._facts_read[name] = size
 
     def _read_fact(self, fact: dict[str, Any]) -> None:
         if "unseen" in fact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from pathlib import Path
 
@@ -98,21 +99,29 @@ def throttled_s(pid: int, proc: Path = Path("/proc"), root: Path = CGROUPS) -> f
 
 def cpu_group(pid: int, proc: Path = Path("/proc"), root: Path = CGROUPS) -> Path | None:
     """The folder of its control group for processors (version 1 or 2), unless that is the root."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in _text(f"{proc}/{pid}/cgroup").splitlines():
-            number, controllers, path = line.split(":", 2)
-            if path == "/" or not (number == "0" or "cpu" in controllers.split(",")):
-                continue
-            folder = root / path.lstrip("/") if number == "0" else root / "cpu" / path.lstrip("/")
-            if (folder / "cpu.stat").exists():
-                return folder
+    try:
+        return _cpu_group(_text(f"{proc}/{pid}/cgroup"), root)
+    except (OSError, ValueError):
+        return None
+
+
+@functools.lru_cache
+def _cpu_group(told: str, root: Path) -> Path | None:
+    """From what /proc/PID/cgroup says: the same of most processes at most looks."""
+    for line in told.splitlines():
+        number, controllers, path = line.split(":", 2)
+        if path == "/" or not (number == "0" or "cpu" in controllers.split(",")):
+            continue
+        folder = root / path.lstrip("/") if number == "0" else root / "cpu" / path.lstrip("/")
+        if (folder / "cpu.stat").exists():
+            return folder
     return None
 
 
 def _io_bytes(pid: int, proc: Path) -> int:
     try:
-        lines = _text(f"{proc}/{pid}/io").splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith(("rchar", "wchar")))
+        _, read, _, written = _text(f"{proc}/{pid}/io").split(maxsplit=4)[:4]  # rchar and wchar come first
+        return int(read) + int(written)
     except (OSError, IndexError, ValueError):  # not ours to see
         return 0
 

@@ -29,6 +29,7 @@ FRAME = np.dtype(
         ("op", "<u4"), ("failed", "<u4"), ("bytes", "<u8"), ("waiting", "<u8"),
     ]
 )  # fmt: skip
+_FRAME, _RECORDS_AT = struct.Struct("<5Q2I2Q"), HEADER_BYTES + FRAMES * FRAME.itemsize
 MAX_CAPACITY = 2**24
 
 
@@ -66,35 +67,78 @@ class RingState(msgspec.Struct, frozen=True):
     frames: list[GroupFrame]
 
 
+class Ring:
+    """A ring that is open. Each read is checked anew: it is another process's. Raises OSError where there is none."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Ring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def state(self) -> RingState:
+        """Raises ConfigError when it is not a ring; nothing is allocated by what the file claims."""
+        data = os.pread(self._file, _RECORDS_AT, 0)
+        header = _header(self._path, data)
+        rank, world, pid, goodbye, pid_start, written, groups = header[3:]
+        if groups > FRAMES or len(data) < _RECORDS_AT:
+            raise ConfigError(
+                f"{self._path} is not a whole ring: {groups} groups in {len(data)} bytes; remove the file"
+            )
+        told = _FRAME.iter_unpack(data[HEADER_BYTES : HEADER_BYTES + groups * FRAME.itemsize])
+        frames = [
+            GroupFrame(group, entered, entered_ns, done, op, failed, waiting)
+            for group, entered, entered_ns, done, _, op, failed, _, waiting in told
+        ]
+        return RingState(rank, world, pid, pid_start, goodbye, written, frames)
+
+    def new(self, seen: int) -> tuple[bytes, int]:
+        """The records after the first `seen` (of `RECORD`), oldest first, and how many there are now. What was overwritten
+        meanwhile is left out. Raises ConfigError as `state` does."""
+        header = _header(self._path, os.pread(self._file, _HEADER.size, 0))
+        capacity, written = header[2], header[8]
+        if not 0 < capacity <= MAX_CAPACITY:
+            raise ConfigError(f"{self._path} is not a whole ring: {capacity} records; remove the file")
+        first = max(seen, written - capacity)
+        if first >= written:
+            return b"", written
+        data = b"".join(
+            os.pread(self._file, (end - begin) * RECORD.itemsize, _RECORDS_AT + begin * RECORD.itemsize)
+            for begin, end in _stretches(first, written, capacity)
+        )
+        if len(data) != (written - first) * RECORD.itemsize:
+            raise ConfigError(f"{self._path} is not a whole ring: it ends before record {written}; remove the file")
+        lost = max(self.written() - capacity - first + 1, 0)
+        return data[lost * RECORD.itemsize :], written
+
+    def written(self) -> int:
+        """How many records there are now. Cheap, and not checked: only what changes tells."""
+        found = os.pread(self._file, _U64.size, _WRITTEN_AT)
+        return int(_U64.unpack(found)[0]) if len(found) == _U64.size else 0
+
+
 def read_state(path: Path) -> RingState:
     """Raises ConfigError when `path` is not a ring; nothing is allocated by what the file claims."""
-    with path.open("rb", buffering=0) as file:
-        data = file.read(HEADER_BYTES + FRAMES * FRAME.itemsize) or b""
-    header = _header(path, data)
-    rank, world, pid, goodbye, pid_start, written, groups = header[3:]
-    if groups > FRAMES or len(data) < HEADER_BYTES + FRAMES * FRAME.itemsize:
-        raise ConfigError(f"{path} is not a whole ring: {groups} groups in {len(data)} bytes; remove the file")
-    raw = np.frombuffer(data, FRAME, count=groups, offset=HEADER_BYTES)
-    frames = [
-        GroupFrame(
-            int(f["group"]), int(f["entered_seq"]), int(f["entered_ns"]), int(f["done_count"]), int(f["op"]),
-            int(f["failed"]), int(f["waiting"]),
-        )
-        for f in raw
-    ]  # fmt: skip
-    return RingState(rank, world, pid, pid_start, goodbye, written, frames)
+    with Ring(path) as ring:
+        return ring.state()
 
 
 def read_records(path: Path) -> tuple[npt.NDArray[np.void], int]:
     """The records still in the ring, oldest first, and how many were overwritten."""
     data = path.read_bytes()
     capacity, written = _header(path, data)[2], _header(path, data)[8]
-    start = HEADER_BYTES + FRAMES * FRAME.itemsize
-    if not 0 < capacity <= MAX_CAPACITY or len(data) < start + capacity * RECORD.itemsize:
+    if not 0 < capacity <= MAX_CAPACITY or len(data) < _RECORDS_AT + capacity * RECORD.itemsize:
         raise ConfigError(
             f"{path} is not a whole ring: {capacity} records do not fit {len(data)} bytes; remove the file"
         )
-    records = np.frombuffer(data, RECORD, count=capacity, offset=start)
+    records = np.frombuffer(data, RECORD, count=capacity, offset=_RECORDS_AT)
     first = written % capacity if written > capacity else 0
     kept = min(written, capacity)
     return np.concatenate([records[first:], records[:first]])[:kept], max(written - capacity, 0)
@@ -103,38 +147,9 @@ def read_records(path: Path) -> tuple[npt.NDArray[np.void], int]:
 def read_new(path: Path, seen: int) -> tuple[npt.NDArray[np.void], int]:
     """The records after the first `seen`, oldest first, and how many there are now. What was overwritten meanwhile is
     left out."""
-    start = HEADER_BYTES + FRAMES * FRAME.itemsize
-    with path.open("rb") as file:
-        header = _header(path, file.read(_HEADER.size))
-        capacity, written = header[2], header[8]
-        if not 0 < capacity <= MAX_CAPACITY:
-            raise ConfigError(f"{path} is not a whole ring: {capacity} records; remove the file")
-        first = max(seen, written - capacity)
-        if first >= written:
-            return np.zeros(0, RECORD), written
-        parts = []
-        for begin, end in _stretches(first, written, capacity):
-            file.seek(start + begin * RECORD.itemsize)
-            parts.append(file.read((end - begin) * RECORD.itemsize))
-        file.seek(0)
-        now = _header(path, file.read(_HEADER.size))[8]
-    data = b"".join(parts)
-    if len(data) != (written - first) * RECORD.itemsize:
-        raise ConfigError(f"{path} is not a whole ring: it ends before record {written}; remove the file")
-    return np.frombuffer(data, RECORD)[max(now - capacity - first + 1, 0) :], written
-
-
-def read_written(path: Path) -> int | None:
-    """How many records there are now; None where there is no ring. Cheap, and not checked: only what changes tells."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        found = os.pread(descriptor, _U64.size, _WRITTEN_AT)
-    finally:
-        os.close(descriptor)
-    return int(_U64.unpack(found)[0]) if len(found) == _U64.size else None
+    with Ring(path) as ring:
+        data, written = ring.new(seen)
+    return np.frombuffer(data, RECORD), written
 
 
 def _stretches(first: int, end: int, capacity: int) -> list[tuple[int, int]]:
@@ -145,7 +160,7 @@ def _stretches(first: int, end: int, capacity: int) -> list[tuple[int, int]]:
     return [(begin, capacity), (0, begin + count - capacity)]
 
 
-def _header(path: Path, data: bytes) -> tuple[int, ...]:
+def _header(path: Path | str, data: bytes) -> tuple[int, ...]:
     if len(data) < _HEADER.size or data[:8] != MAGIC:
         raise ConfigError(f"{path} is not an event ring: it starts with {data[:8]!r}, not {MAGIC!r}")
     fields = _HEADER.unpack_from(data)
