@@ -113,6 +113,16 @@ def test_steps_are_known_though_lost_summaries_hold_up_the_large_groups(seed: in
     assert float(told.split("its usual ")[1].split(" ms")[0]) == pytest.approx(usual_ms, rel=0.2)
 
 
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_slow_device_beside_a_slow_rank_is_known_at_once_though_summaries_are_lost(seed: int) -> None:
+    faults = Fault("sleep", 40, 60, severity=1.7), Fault("slow", 130, 60, severity=2.6)
+    layout, program = Layout(2, 2, 64, 2), Program(layers=1, layer_s=0.05, uneven=0.1, wire_jitter=0.1)
+    said, _ = watched(
+        *faults, layout=layout, program=program, seed=seed, until_s=80.0, skew_s=0.05, lost=0.01, every_s=1.0
+    )
+    assert [(verdict.anomaly, verdict.guilty_ranks) for _, verdict in said] == [("S3", [40, 130])]
+
+
 def test_a_seed_is_a_story() -> None:
     one, _ = watched(Fault("slow", 3, 45), seed=3, until_s=20.0)
     other, _ = watched(Fault("slow", 3, 45), seed=3, until_s=20.0)

@@ -4,6 +4,7 @@ import pytest
 
 from tightwire.ccl.analyzer.slow import links
 from tightwire.ccl.connections import columns
+from tightwire.ccl.inet_diag import Socket
 from tightwire.ccl.transport import Connection
 
 MB = 10**6
@@ -12,10 +13,11 @@ RING = [(0, 1), (1, 2), (2, 3), (3, 0)]
 
 def end(pair: tuple[int, int], at: int, rate: float = 100 * MB, **other: float) -> Connection:
     """A connection that sends 1 MB between two looks, at `rate` while it does."""
-    return Connection(
-        *pair, f"{pair[0]}:{pair[1]}", f"{pair[1]}:{pair[0]}", int(other.get("queued", 0)), False, 0, at * MB, 0,
+    sent = Socket(
+        0, f"{pair[0]}:{pair[1]}", f"{pair[1]}:{pair[0]}", int(other.get("queued", 0)), False, 0, at * MB, 0,
         at * MB / rate, other.get("receiver", 0.0) * at, other.get("rtt_s", 0.0002), int(other.get("delivery", rate)),
     )  # fmt: skip
+    return Connection(*pair, sent)
 
 
 def looks(**changed: dict[str, float]) -> links.Flows:
@@ -99,6 +101,6 @@ def test_without_a_baseline_only_a_great_difference_counts() -> None:
 
 def test_a_process_that_talks_to_itself_and_proc_counters_say_nothing() -> None:
     assert len(flows([[end((0, 0), at)] for at in range(2)])) == 0
-    blind = Connection(0, 1, "a", "b", 0, False, 0)
+    blind = Connection(0, 1, Socket(0, "a", "b", 0, False, 0))
     assert len(flows([[blind], [blind]])) == 0
     assert links.find(NOTHING, NOTHING) is None

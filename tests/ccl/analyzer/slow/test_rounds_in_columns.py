@@ -75,6 +75,29 @@ def test_a_round_waits_for_the_rest_of_its_ranks_and_then_goes_without() -> None
     assert [timing is not None for timing in timings] == [look * 0.5 >= PATIENCE_S and look == 6 for look in range(12)]
 
 
+def test_a_round_that_is_known_after_a_later_one_is_waited_for_and_timed_alike() -> None:
+    collector = Collector()
+    timer, leads = Timer(collector.rounds), np.zeros(4)
+    records = {rank: [] for rank in range(4)}
+    for rank, made in records.items():
+        for sequence in (1, 3) if rank == 3 else (1, 2, 3):
+            made += [record(Kind.ENTERED, sequence, sequence), record(Kind.DONE, sequence + 0.5, sequence)]
+    told(collector, records)
+    for at_s, sequences, settled_s in ((0.0, [1, 3], 2.5), (PATIENCE_S, [2], np.inf)):
+        timing = timer.take(at_s, leads)
+        assert timing.sequence.tolist() == sequences
+        assert timing.transfer_s == pytest.approx([0.5] * len(sequences))
+        assert timer.settled_s(at_s) == settled_s
+
+
+def test_nobody_waits_for_rounds_of_which_half_is_missing() -> None:
+    collector = Collector()
+    timer = Timer(collector.rounds)
+    told(collector, {rank: [record(Kind.ENTERED, 1.0, 1), record(Kind.DONE, 1.5, 1)] for rank in range(2)})
+    assert timer.take(0.0, np.zeros(4)) is None
+    assert timer.settled_s(0.0) == np.inf
+
+
 def test_records_of_groups_that_nobody_named_are_passed_over() -> None:
     collector = Collector()
     told(collector, {0: [record(Kind.ENTERED, 1.0, 1, group=99), record(Kind.DONE, 1.0, 1, group=99)]})
@@ -113,6 +136,7 @@ def accounted(late_s: list[float], transfer_s: list[float]) -> Account:
                 timing.left_s[members], timing.together[keep],
             ),
             np.zeros(0, np.int64),
+            np.inf,
         )  # fmt: skip
     return account
 
@@ -137,6 +161,54 @@ def test_who_loses_time_again_and_again_stands_out(
     measured = excess.measure(account, excess.window(account.base.step_s))
     assert (measured.slow_ranks, measured.slow_groups) == (ranks, groups)
     assert account.base.step_s == pytest.approx(1.0)
+
+
+def of_groups(group: list[int], over_s: list[float], transfer_s: list[float]) -> Timing:
+    """Rounds of one rank each; group 0 moves most bytes."""
+    count = len(group)
+    groups, over = np.array(group), np.array(over_s)
+    zeros, numbers = np.zeros(count), np.arange(count)
+    return Timing(
+        groups, numbers, np.zeros(count, np.uint64), over, over, np.array(transfer_s), np.where(groups == 0, 1e6, 1e3), numbers, numbers,
+        numbers, numbers * 0, zeros, zeros, zeros, over, np.ones(count, bool),
+    )  # fmt: skip
+
+
+def known_in(steps: list[int], slow_from: int, count: int) -> Account:
+    """Steps of a second; of group 1, which takes 0.1 s and then 0.5 s, only the rounds of some `steps` are known."""
+    account = Account()
+    for first, last in ((0, slow_from), (slow_from, count)):  # what is usual is learnt from the first
+        mine = [step for step in steps if first <= step < last]
+        group = [0] * (last - first) + [1] * len(mine)
+        over_s = [*(step + 1.0 for step in range(first, last)), *(step + 1.5 for step in mine)]
+        transfer_s = [0.1] * (last - first) + [0.1 if last == slow_from else 0.5] * len(mine)
+        account.take(of_groups(group, over_s, transfer_s), np.zeros(0, np.int64), np.inf)
+    return account
+
+
+@pytest.mark.parametrize(("every", "slow"), [(1, [1]), (2, [1]), (4, [])])
+def test_a_step_in_which_a_group_was_not_heard_of_says_nothing_about_it(every: int, slow: list[int]) -> None:
+    steps = [step for step in range(50) if step < 30 or step % every == 0]
+    account = known_in(steps, 30, 50)
+    assert [bool(np.isnan(row[1])) for row in account.transfer_s] == [step not in steps for step in range(48)]
+    assert excess.measure(account, 16).slow_groups == slow
+
+
+def test_what_a_group_usually_takes_is_known_when_it_was_heard_of() -> None:
+    account = known_in([1], 22, 24)
+    assert np.isnan(account.base.transfer_s[1])
+    account.transfer_s.append(np.array([0.1, 0.3]))
+    account.follow()
+    assert account.base.transfer_s[1] == 0.3
+
+
+def test_a_step_is_accounted_when_no_round_of_it_is_waited_for() -> None:
+    account, nothing = Account(), np.zeros(0, np.int64)
+    at_s = [float(at) for at in range(1, 31)]
+    group, over_s = [0] * 30 + [1] * 19, at_s + [at + 0.6 for at in at_s[:19]]
+    assert account.take(of_groups(group, over_s, [0.1] * 49), nothing, 20.5) == 19
+    assert account.take(of_groups([1], [20.6], [0.4]), nothing, np.inf) == 9
+    assert account.transfer_s[19].tolist() == pytest.approx([0.1, 0.4])
 
 
 def test_who_was_not_heard_of_worked_as_usual() -> None:

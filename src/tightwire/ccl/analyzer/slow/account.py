@@ -1,12 +1,15 @@
 """What each step lost, and to whom: the lateness that is each rank's own doing, its own work, and each group's transfer.
 
 A step ends where a call site that comes once a step is over (the anchor, found in the first rounds). Only regular call
-sites count: what comes once in a while (a checkpoint's barrier, an evaluation) belongs to no step's account. Baselines
+sites count: what comes once in a while (a checkpoint's barrier, an evaluation) belongs to no step's account. Where summaries
+are lost, rounds are known late: steps wait for their ends, and where no round of a group is known in time, its transfer in
+that step is not known (NaN), and not zero. Baselines
 are the medians of the first steps after warm-up, and follow slowly while nothing is wrong; at once where steps get shorter.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import deque
 from dataclasses import dataclass
 
@@ -86,8 +89,9 @@ class Account:
         self._sites = CallSites()
         self._ends_s: list[float] = []  # of the anchor, not accounted yet
 
-    def take(self, timing: Timing, waiting: Ints) -> int:
-        """How many steps were accounted by this; the groups `waiting` will have more rounds of that time."""
+    def take(self, timing: Timing, waiting: Ints, settled_s: float) -> int:
+        """How many steps were accounted by this; the groups `waiting` will have more rounds of that time, and other rounds
+        than these may be known soon from `settled_s` on."""
         rounds = _Rounds.of(timing)
         self._waiting.append(rounds)
         fresh = [rounds]
@@ -101,7 +105,7 @@ class Account:
         for each in fresh:
             self._ends_s += each.over_s[self._sites.is_anchor(each.group, each.site)].tolist()
         self._ends_s.sort()
-        return self._settle()
+        return self._settle(settled_s)
 
     def follow(self) -> None:
         """Let the baseline follow the newest step a little, or all the way to a job that turns out faster: nothing is wrong."""
@@ -111,33 +115,37 @@ class Account:
         if np.median(list(self.length_s)[-LEARNT:]) < FASTER * base.step_s:
             self.base = self._learnt()
             return
+        transfer_s = _bounded(self.transfer_s[-1] - base.transfer_s, base.step_s)
         self.base = Base(
             base.step_s + FOLLOW * float(_bounded(np.array(self.length_s[-1] - base.step_s), base.step_s)),
             base.late_s + FOLLOW * _bounded(self.late_s[-1] - base.late_s, base.step_s),
             base.own_s + FOLLOW * _bounded(self.own_s[-1] - base.own_s, base.step_s),
-            base.transfer_s + FOLLOW * _bounded(self.transfer_s[-1] - base.transfer_s, base.step_s),
+            np.where(np.isnan(base.transfer_s), self.transfer_s[-1], base.transfer_s + FOLLOW * np.nan_to_num(transfer_s)),
         )
 
-    def _settle(self) -> int:
-        """Account the steps whose end is behind by one more: the rounds of all ranks are in by then."""
-        count = len(self._ends_s) - 2
+    def _settle(self, settled_s: float) -> int:
+        """Account the steps whose end is behind by one more: the rounds of all ranks are in by then, but for those that are
+        waited for from `settled_s` on."""
+        count = min(bisect(self._ends_s, settled_s) - 1, len(self._ends_s) - 2)
         if count < 1:
             return 0
         edges = np.array(self._ends_s[: count + 1])
         late, own = (np.zeros(count * self.ranks) for _ in range(2))
-        transfer = np.zeros(count * self.groups)
+        transfer, heard = (np.zeros(count * self.groups) for _ in range(2))
         for rounds in self._waiting:
             step = np.searchsorted(edges, rounds.over_s) - 1
             known = (rounds.group < self.groups) & self._sites.regular(rounds.group, rounds.site)
             inside = (step >= 0) & (step < count) & known
             at = step[inside] * self.groups + rounds.group[inside]
             transfer += np.bincount(at, rounds.transfer_s[inside], len(transfer))
+            heard += np.bincount(at, minlength=len(heard))
             mine = inside[rounds.round] & (rounds.rank < self.ranks)
             at = step[rounds.round[mine]] * self.ranks + rounds.rank[mine]
             late += np.bincount(at, rounds.late_s[mine], len(late))
             own += np.bincount(at, rounds.own_s[mine], len(own))
         self._waiting = [each.after(edges[-1]) for each in self._waiting if (each.over_s > edges[-1]).any()]
         self._ends_s = self._ends_s[count:]
+        transfer[heard == 0] = np.nan
         self.length_s += np.diff(edges).tolist()
         self.end_s += edges[1:].tolist()
         for flat, store in ((late, self.late_s), (own, self.own_s), (transfer, self.transfer_s)):
@@ -154,7 +162,7 @@ class Account:
             float(np.median(list(self.length_s)[newest])),
             np.median(list(self.late_s)[newest], axis=0),
             _usual(np.array(list(self.own_s)[newest])),
-            np.median(list(self.transfer_s)[newest], axis=0),
+            _median(np.array(list(self.transfer_s)[newest])),
         )
 
     def lost_track(self) -> bool:
@@ -173,6 +181,14 @@ def _usual(own_s: Floats) -> Floats:
     ordered = np.sort(np.where(own_s > 0, own_s, np.inf), axis=0)
     found: Floats = ordered[np.maximum(heard - 1, 0) // 2, np.arange(own_s.shape[1])]
     found[heard == 0] = np.median(found[heard > 0]) if heard.any() else 0.0
+    return found
+
+
+def _median(values: Floats) -> Floats:
+    """[T, n] → [n]: of what is known (not NaN); NaN where nothing is."""
+    known = (~np.isnan(values)).sum(axis=0)
+    ordered, columns = np.sort(values, axis=0), np.arange(values.shape[1])  # NaN last
+    found: Floats = (ordered[np.maximum(known - 1, 0) // 2, columns] + ordered[np.minimum(known // 2, len(values) - 1), columns]) / 2
     return found
 
 

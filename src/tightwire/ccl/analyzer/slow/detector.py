@@ -96,7 +96,7 @@ class Detector:
         self._recent.append(self._lost(timing))
         if self._account is None or self._account.lost_track():
             self._account, self._open, self._judged = Account(), None, 0
-        self._account.take(timing, self._timer.waiting(now_s))
+        self._account.take(timing, self._timer.waiting(now_s), self._timer.settled_s(now_s))
 
     @property
     def attentive(self) -> bool:
@@ -120,7 +120,7 @@ class Detector:
         if not self._doubting:
             self._quiet.append((now_s, look))
             if len(self._quiet) > QUIET_LOOKS:
-                del self._quiet[1]  # the first and the newest span the quiet time
+                del self._quiet[_closest([at_s for at_s, _ in self._quiet])]
 
     def news(self, now_s: float) -> Finding | None:
         """A finding that is new, has changed, or has ended."""
@@ -291,3 +291,9 @@ class Detector:
             return None
         self._open = replace(self._finding(ranks, slow_links, full), since_s=found.since_s)
         return self._open
+
+
+def _closest(at_s: list[float]) -> int:
+    """Which of these growing times can go best, so that those left are the farther apart the older they are: the accounts may
+    be some steps behind, and at the first look not all connections were there yet."""
+    return min(range(1, len(at_s) - 2), key=lambda at: (at_s[-1] - at_s[at - 1]) / (at_s[-1] - at_s[at + 1]))

@@ -18,6 +18,7 @@ from tightwire.ccl.slots import Floats
 
 LEAST_STEPS, LEAST_S, MOST_STEPS = 10, 1.0, 20  # looked back
 AGAIN = 0.7  # of these steps
+KNOWN = 0.5  # of these steps at least, to say anything
 SLOW, DOUBT = 0.2, 0.1  # of a step lost: slow; worth a look at the transport
 BESIDE = 0.25  # of the worst: guilty as well
 CAP = 3.0  # no single step counts for more than that many
@@ -73,10 +74,11 @@ def _last(rows: object, steps: int) -> Floats:
 
 
 def _again(lost_s: Floats, step_s: float) -> Floats:
-    """[T, n] → [n]: the mean share, of those that lost half of what matters in most steps."""
+    """[T, n] → [n]: the mean share, of those that lost half of what matters in most steps; NaN: not known of that step."""
     share = np.clip(lost_s / step_s, -CAP, CAP)
-    often = (share >= DOUBT / 2).mean(axis=0) >= AGAIN
-    mean: Floats = np.where(often, np.clip(share.mean(axis=0), 0.0, None), 0.0)
+    known = (~np.isnan(share)).sum(axis=0)
+    often = ((share >= DOUBT / 2).sum(axis=0) >= AGAIN * known) & (known >= KNOWN * len(share))
+    mean: Floats = np.where(often, np.clip(np.nansum(share, axis=0) / np.maximum(known, 1), 0.0, None), 0.0)
     return mean
 
 

@@ -62,22 +62,23 @@ class Timer:
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
         self._column, self._group, self._sequence = (np.zeros(0, np.int64) for _ in range(3))  # of open rounds
-        self._since_s = np.zeros(0)
+        self._since_s, self._first_s = np.zeros(0), np.zeros(0)  # heard of, and ended on the first rank (NaN: not looked up)
         self._noted = np.zeros_like(rounds.newest)  # [G, C] the number of the round that is open or timed
-        self._over_s = np.zeros(0)  # of the last round of each group
+        self._last, self._over_s = np.zeros(0, np.int64), np.zeros(0)  # timed round of each group: its number and end
 
     def take(self, now_s: float, lead_s: Floats) -> Timing | None:
         """What is ready since the last time; `lead_s` by rank: how far its host's clock is ahead."""
-        rounds, size = self._rounds, self._rounds.slots.size
+        rounds = self._rounds
         self._open(now_s)
         column, group, sequence = self._column, self._group, self._sequence
         ended, age_s = rounds.ended[group, column], now_s - self._since_s
-        ready = (ended == size[group]) | ((age_s >= PATIENCE_S) & (ended >= ENOUGH * size[group]) & (ended > 1))
+        ready = (ended == rounds.slots.size[group]) | ((age_s >= PATIENCE_S) & self._enough())
         keep = ~ready & (age_s < FORGOTTEN_S)
         order = np.lexsort((sequence[ready], group[ready]))
         column, group, sequence = column[ready][order], group[ready][order], sequence[ready][order]
         self._column, self._group, self._sequence = self._column[keep], self._group[keep], self._sequence[keep]
-        self._since_s = self._since_s[keep]
+        self._since_s, self._first_s = self._since_s[keep], self._first_s[keep]
+        self._look_up(lead_s)
         return self._time(column, group, sequence, lead_s) if len(group) else None
 
     def waiting(self, now_s: float) -> Ints:
@@ -89,6 +90,11 @@ class Timer:
         found: Ints = groups[oldest_s < PATIENCE_S]
         return found
 
+    def settled_s(self, now_s: float) -> float:
+        """Up to when all rounds are timed that will be soon: before the first end in those that only a few are missing in."""
+        awaited = self._enough() & (now_s - self._since_s < PATIENCE_S)
+        return float(self._first_s[awaited].min(initial=np.inf))
+
     def _open(self, now_s: float) -> None:
         """Rounds whose first end came since the last time, less those whose column has gone to another."""
         rounds = self._rounds
@@ -96,7 +102,8 @@ class Timer:
             self._noted = np.zeros_like(rounds.newest)
             self._column = self._sequence % rounds.columns
         self._noted = longer(self._noted, len(rounds.slots.facts))
-        self._over_s = np.append(self._over_s, np.full(len(rounds.slots.facts) - len(self._over_s), np.nan))
+        more = len(rounds.slots.facts) - len(self._over_s)
+        self._last, self._over_s = np.append(self._last, np.zeros(more, np.int64)), np.append(self._over_s, np.full(more, np.nan))
         place = np.flatnonzero(rounds.unread)
         rounds.unread.reshape(-1)[place] = False
         noted, sequence = self._noted.reshape(-1), rounds.newest.reshape(-1)[place]
@@ -109,6 +116,26 @@ class Timer:
         self._group = np.concatenate([self._group[here], group])
         self._sequence = np.concatenate([self._sequence[here], sequence.astype(np.int64)])
         self._since_s = np.concatenate([self._since_s[here], np.full(len(group), now_s)])
+        self._first_s = np.concatenate([self._first_s[here], np.full(len(group), np.nan)])
+
+    def _enough(self) -> Bools:
+        """Which of the open rounds can be timed, if no more of their members become known."""
+        ended = self._rounds.ended[self._group, self._column]
+        found: Bools = (ended >= ENOUGH * self._rounds.slots.size[self._group]) & (ended > 1)
+        return found
+
+    def _look_up(self, lead_s: Floats) -> None:
+        """When the open rounds that are new ended on the first of their ranks that are known."""
+        rounds, slots = self._rounds, self._rounds.slots
+        new = np.flatnonzero(np.isnan(self._first_s))
+        if not len(new):
+            return
+        member, starts = slots.members(self._group[new])
+        sizes = slots.size[self._group[new]]
+        at = member * rounds.columns + np.repeat(self._column[new], sizes)
+        absent = rounds.marks.reshape(-1)[at] // 2 != np.repeat(self._sequence[new], sizes)
+        ended = rounds.cells["ended"].reshape(-1)[at] - lead_s[slots.ranks[member]]
+        self._first_s[new] = np.fmin.reduceat(np.where(absent, np.nan, ended), starts)
 
     def _time(self, column: Ints, group: Ints, sequence: Ints, lead_s: Floats) -> Timing:
         rounds, slots = self._rounds, self._rounds.slots
@@ -131,9 +158,10 @@ class Timer:
         over_s = np.fmax(over_s, begin_s)
         before_s = np.concatenate([[np.nan], over_s[:-1]])
         fresh = np.concatenate([[True], group[1:] != group[:-1]])
-        before_s[fresh] = self._over_s[group[fresh]]
-        last = np.concatenate([fresh[1:], [True]])
-        self._over_s[group[last]] = over_s[last]
+        before_s[fresh] = np.where(self._last[group[fresh]] < sequence[fresh], self._over_s[group[fresh]], np.nan)
+        newest = sequence > self._last[group]  # a round may come after a later one
+        last = np.concatenate([fresh[1:], [True]]) & newest
+        self._last[group[last]], self._over_s[group[last]] = sequence[last], over_s[last]
         late_s = np.fmax(entered - np.repeat(_low_median(entered, sizes, starts), sizes), 0.0)  # 0 of who is absent
         return Timing(
             group, sequence, sites(told), begin_s, over_s, np.fmax(over_s - np.fmax(begin_s, before_s), 0.0),
