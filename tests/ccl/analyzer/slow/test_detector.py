@@ -1,5 +1,7 @@
 """The looks at the transport that are kept of the time in which all is well."""
 
+from itertools import pairwise
+
 from tightwire.ccl.analyzer.slow.detector import QUIET_LOOKS, _closest
 
 
@@ -10,6 +12,6 @@ def test_looks_are_kept_the_farther_apart_the_older_they_are() -> None:
         if len(kept) > QUIET_LOOKS:
             del kept[_closest(kept)]
     assert (kept[0], kept[-2:]) == (0.0, [98.0, 99.0])
-    gaps_s = [later - earlier for earlier, later in zip(kept[1:], kept[2:], strict=False)]
+    gaps_s = [later - earlier for earlier, later in pairwise(kept)]
     assert gaps_s == sorted(gaps_s, reverse=True)
     assert 99.0 - kept[1] >= 16.0
