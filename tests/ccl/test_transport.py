@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.ccl.jobs import RANKS, run_job
-from tightwire.ccl import transport
+from tightwire.ccl import inet_diag, transport
 
 
 def refused() -> list:
@@ -20,7 +20,7 @@ def refused() -> list:
 @pytest.mark.parametrize("way", ["inet_diag", "proc"])
 def test_a_connection_is_seen_from_both_ends(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "proc":
-        monkeypatch.setattr(transport.inet_diag, "established", refused)
+        monkeypatch.setattr(transport.inet_diag, "Table", refused)
     with socket.create_server(("127.0.0.1", 0)) as server:
         sender = socket.create_connection(server.getsockname())
         child = os.fork()
@@ -33,10 +33,10 @@ def test_a_connection_is_seen_from_both_ends(way: str, monkeypatch: pytest.Monke
         with sender:
             sender.sendall(b"x" * 3000)
             deadline, found = time.monotonic() + 20, []
-            while {(c.rank, c.peer) for c in found} != {(5, 6), (6, 5)} or any(c.queued_bytes for c in found):
+            while {(c.rank, c.peer) for c in found} != {(5, 6), (6, 5)} or any(c.socket.queued_bytes for c in found):
                 assert time.monotonic() < deadline, found
                 found = transport.connections({5: os.getpid(), 6: child})
-            ends = {(c.rank, c.peer): c for c in found}
+            ends = {(c.rank, c.peer): c.socket for c in found}
             os.kill(child, 9)
             os.waitpid(child, 0)
     assert set(ends) == {(5, 6), (6, 5)}
@@ -46,6 +46,51 @@ def test_a_connection_is_seen_from_both_ends(way: str, monkeypatch: pytest.Monke
         assert ends[6, 5].received_bytes == 3000
         assert 0 < ends[5, 6].rtt_s < 1
         assert ends[5, 6].delivery_bytes_per_s > 0
+
+
+def linked(server: socket.socket) -> tuple[socket.socket, socket.socket]:
+    made = socket.create_connection(server.getsockname())
+    return made, server.accept()[0]
+
+
+def test_looked_at_again_the_kernel_is_asked_only_for_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = []
+    every = inet_diag.Table.all
+    monkeypatch.setattr(inet_diag.Table, "all", lambda table: walks.append(1) or every(table))
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.closing(transport.Transport()) as looked_at:
+
+        def sent() -> list[int]:
+            ends = (end.socket for end in looked_at.ends({0: os.getpid()}))
+            return [each.acked_bytes for each in ends if each.remote.endswith(f":{server.getsockname()[1]}")]
+
+        one, its_end = linked(server)
+        first = sent()[0]
+        one.sendall(b"x" * 1000)
+        assert its_end.recv(1000, socket.MSG_WAITALL)
+        assert (sent(), len(walks)) == ([first + 1000], 1)
+        two, other_end = linked(server)
+        assert (len(sent()), len(walks)) == (2, 2)
+        spare = os.dup(one.fileno())
+        for each in (one, its_end):
+            each.close()
+        os.close(spare)
+        with open(os.devnull), open(os.devnull):  # the same file numbers, no sockets any more
+            assert (len(sent()), len(walks)) == (1, 3)
+        two.close()
+        other_end.close()
+    assert looked_at._namespaces == {}
+
+
+def test_a_socket_that_is_gone_is_noticed_and_its_answer_not_taken_for_another() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.closing(inet_diag.Table()) as table:
+        ends = linked(server)
+        known = [each for each in table.all() if f":{server.getsockname()[1]}" in (each.local + each.remote)]
+        assert table.again(known) is not None
+        for each in ends:
+            each.close()
+        assert table.again(known) is None
+        table._kernel.send(table._requests[known[0].inode])  # an answer that nobody reads
+        assert not {each.inode for each in known} & {each.inode for each in table.all()}
 
 
 def test_ranks_that_are_gone_have_no_connections() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tightwire.ccl.inet_diag import Socket
 from tightwire.ccl.transport import Connection
 
 CONNECTION = np.dtype(
@@ -17,34 +18,29 @@ CONNECTION = np.dtype(
     ]
 )  # fmt: skip
 Connections = npt.NDArray[np.void]
-_OPTIONAL = ("acked_bytes", "received_bytes", "busy_s", "receiver_limited_s", "rtt_s", "delivery_bytes_per_s")
+_COUNTS, _TIMES = ("acked_bytes", "received_bytes", "delivery_bytes_per_s"), ("busy_s", "receiver_limited_s", "rtt_s")
 
 
 def columns(connections: Sequence[Connection]) -> Connections:
     """[connections] of `CONNECTION`; what is not known is NaN."""
     found = np.zeros(len(connections), CONNECTION)
-    for name in ("rank", "peer", "queued_bytes", "resending", "retransmits"):
-        found[name] = [getattr(each, name) for each in connections]
-    for name in ("local", "remote"):
-        found[name] = [getattr(each, name).encode() for each in connections]
-    for name in _OPTIONAL:
-        given = (getattr(each, name) for each in connections)
-        found[name] = [np.nan if value is None else value for value in given]
+    if not len(connections):
+        return found
+    found["rank"], found["peer"] = [each.rank for each in connections], [each.peer for each in connections]
+    for name, given in zip(Socket._fields[1:], list(zip(*[each.socket for each in connections], strict=True))[1:], strict=True):
+        found[name] = np.array(given, found.dtype[name])  # of None NaN
     return found
 
 
 def connection(row: np.void) -> Connection:
-    """One of them as it was."""
-    known = {name: None if np.isnan(row[name]) else float(row[name]) for name in _OPTIONAL}
-    counts = {
-        name: None if known[name] is None else int(row[name])
-        for name in ("acked_bytes", "received_bytes", "delivery_bytes_per_s")
-    }
-    return Connection(
-        int(row["rank"]), int(row["peer"]), row["local"].decode(), row["remote"].decode(), int(row["queued_bytes"]),
-        bool(row["resending"]), int(row["retransmits"]), counts["acked_bytes"], counts["received_bytes"], known["busy_s"],
-        known["receiver_limited_s"], known["rtt_s"], counts["delivery_bytes_per_s"],
+    """One of them as it was; which inode it had is not kept."""
+    acked, received, rate = (None if np.isnan(row[name]) else int(row[name]) for name in _COUNTS)
+    busy_s, limited_s, rtt_s = (None if np.isnan(row[name]) else float(row[name]) for name in _TIMES)
+    socket = Socket(
+        0, row["local"].decode(), row["remote"].decode(), int(row["queued_bytes"]), bool(row["resending"]),
+        int(row["retransmits"]), acked, received, busy_s, limited_s, rtt_s, rate,
     )  # fmt: skip
+    return Connection(int(row["rank"]), int(row["peer"]), socket)
 
 
 def keys(rows: Connections) -> npt.NDArray[np.uint64]:

@@ -32,11 +32,12 @@ class Source(Protocol):
 
 
 class ThisHost:
-    """All ranks are here."""
+    """All ranks are here. `close` it after use; the agent is the caller's."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._packer = Packer()
+        self._transport = transport.Transport()
 
     def look(self) -> list[Digest]:
         return [self._packer.digest(self._agent.look())]
@@ -45,7 +46,7 @@ class ThisHost:
         self._agent.wait(timeout_s)
 
     def connections(self, pids: Mapping[int, int]) -> Connections:
-        return connections.columns(transport.connections(pids))
+        return connections.columns(self._transport.connections(pids))
 
     def reached(self, pid: int, pid_start: int, addresses: list[str]) -> set[str] | None:
         return transport.reached(pid, addresses)
@@ -55,3 +56,6 @@ class ThisHost:
 
     def throttling(self, pid: int, pid_start: int) -> Throttling | None:
         return throttling.watch(pid)
+
+    def close(self) -> None:
+        self._transport.close()

@@ -124,7 +124,7 @@ class TransferWatch:
         if not watched:
             return False
         found = [
-            Connection(_SELF, link.number, *each[1:])
+            Connection(_SELF, link.number, each)
             for each in self._look()
             for link in watched
             if link.leads_to(each.remote)

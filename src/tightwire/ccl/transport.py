@@ -20,30 +20,19 @@ from pathlib import Path
 
 import msgspec
 
-from tightwire.ccl import inet_diag
+from tightwire.ccl import inet_diag, proc_net
 from tightwire.ccl.inet_diag import Socket
 
 _CLONE_NEWNET = 0x40000000
-_ESTABLISHED, _RESEND = 1, 1
 REACH_S = 1.2  # for an answer, of which the first may be lost
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """One end of a TCP connection, that of `rank`; `peer` is the rank at the other end. The rest as of `Socket`."""
+    """One end of a TCP connection, that of `rank`; `peer` is the rank at the other end."""
 
     rank: int
     peer: int
-    local: str
-    remote: str
-    queued_bytes: int
-    resending: bool
-    retransmits: int
-    acked_bytes: int | None = None
-    received_bytes: int | None = None
-    busy_s: float | None = None
-    receiver_limited_s: float | None = None
-    rtt_s: float | None = None
-    delivery_bytes_per_s: int | None = None
+    socket: Socket
 
 
 class End(msgspec.Struct, frozen=True):
@@ -54,25 +43,49 @@ class End(msgspec.Struct, frozen=True):
     socket: Socket
 
 
+class Transport:
+    """Looks at the same ranks' sockets again and again, and asks only for what may have changed. It holds on to their
+    network namespaces until a look without them, or `close`."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._namespaces: dict[int, _Namespace] = {}
+
+    def connections(self, pids: Mapping[int, int]) -> list[Connection]:
+        """Those between two of the ranks (rank → process); ranks that are gone have none."""
+        return joined(self.ends(pids))
+
+    def ends(self, pids: Mapping[int, int]) -> list[End]:
+        """All established sockets of these ranks (rank → process), which are on this machine."""
+        ranks: dict[int, dict[int, int]] = {}
+        for rank, pid in pids.items():
+            with contextlib.suppress(OSError):
+                ranks.setdefault(os.stat(f"{self._proc}/{pid}/ns/net").st_ino, {})[rank] = pid
+        for gone in self._namespaces.keys() - ranks.keys():
+            self._namespaces.pop(gone).close()
+        found = []
+        for number, mine in ranks.items():
+            if number not in self._namespaces:
+                self._namespaces[number] = _Namespace(next(iter(mine.values())), self._proc)
+            realm = f"{_machine()}/{number}"
+            found += [End(rank, realm, each) for rank, each in self._namespaces[number].look(mine)]
+        return found
+
+    def close(self) -> None:
+        for each in self._namespaces.values():
+            each.close()
+        self._namespaces.clear()
+
+
 def connections(pids: Mapping[int, int], proc: Path = Path("/proc")) -> list[Connection]:
-    """Those between two of the ranks (rank → process); ranks that are gone have none."""
+    """As a `Transport` sees them, once."""
     return joined(ends(pids, proc))
 
 
 def ends(pids: Mapping[int, int], proc: Path = Path("/proc")) -> list[End]:
-    """All established sockets of these ranks (rank → process), which are on this machine."""
-    namespaces, inodes = {}, {}
-    for rank, pid in pids.items():
-        with contextlib.suppress(OSError):
-            namespaces[rank] = os.stat(f"{proc}/{pid}/ns/net").st_ino
-            inodes[rank] = _inodes(pid, proc)
-    tables = _tables({namespaces[rank]: pids[rank] for rank in inodes}, proc)
-    return [
-        End(rank, f"{_machine()}/{namespaces[rank]}", each)
-        for rank, mine in inodes.items()
-        for each in tables[namespaces[rank]]
-        if each.inode in mine
-    ]
+    """As a `Transport` sees them, once."""
+    with contextlib.closing(Transport(proc)) as transport:
+        return transport.ends(pids)
 
 
 def reached(pid: int, addresses: Iterable[str], proc: Path = Path("/proc"), timeout_s: float = REACH_S) -> set[str] | None:
@@ -108,7 +121,7 @@ def joined(found: Iterable[End]) -> list[Connection]:
     pairs = [
         (end, by_address.get(_key(end.realm, end.socket.remote, end.socket.local))) for end in by_address.values()
     ]
-    return [Connection(end.rank, other.rank, *end.socket[1:]) for end, other in pairs if other is not None]
+    return [Connection(end.rank, other.rank, end.socket) for end, other in pairs if other is not None]
 
 
 def _key(realm: str, local: str, remote: str) -> tuple[str, str, str]:
@@ -123,30 +136,59 @@ def _machine() -> str:
     return socket.gethostname()
 
 
-def _inodes(pid: int, proc: Path) -> set[int]:
-    found, folder = set(), f"{proc}/{pid}/fd"
-    for entry in os.listdir(folder):
+def _inodes(pid: int, files: Iterable[str], proc: Path) -> set[int]:
+    found = set()
+    for name in files:
         with contextlib.suppress(OSError, ValueError):
-            target = os.readlink(f"{folder}/{entry}")
+            target = os.readlink(f"{proc}/{pid}/fd/{name}")
             if target.startswith("socket:["):
                 found.add(int(target[8:-1]))
     return found
 
 
-def _tables(pids: Mapping[int, int], proc: Path) -> dict[int, list[Socket]]:
-    """By network namespace (→ a process in it) its sockets. In a thread: setns(2) moves only the thread that calls it."""
-    found: dict[int, list[Socket]] = {}
+class _Namespace:
+    """The sockets that ranks have in the network namespace of a process."""
 
-    def body() -> None:
-        for namespace, pid in pids.items():
-            try:
-                _enter(f"{proc}/{pid}/ns/net")
-                found[namespace] = inet_diag.established()
-            except OSError:  # not allowed, not in this kernel
-                found[namespace] = _by_proc(pid, proc)
+    def __init__(self, pid: int, proc: Path) -> None:
+        self._proc = proc
+        self._table: inet_diag.Table | None = None  # None: not allowed, not in this kernel
+        self._files: dict[tuple[int, int], list[str]] = {}
+        self._known: list[tuple[int, Socket]] = []
+        _in_namespace(f"{proc}/{pid}/ns/net", self._open)
 
-    _aside(body)
-    return found
+    def _open(self) -> None:
+        self._table = inet_diag.Table()
+
+    def close(self) -> None:
+        if self._table is not None:
+            self._table.close()
+
+    def look(self, pids: Mapping[int, int]) -> list[tuple[int, Socket]]:
+        """(rank, socket) of these ranks (rank → process). Which are whose is found out anew when their open files changed,
+        or when a socket has gone."""
+        files = {}
+        for rank, pid in pids.items():
+            with contextlib.suppress(OSError):
+                files[rank, pid] = os.listdir(f"{self._proc}/{pid}/fd")
+        again = None
+        if self._table is not None and files == self._files:
+            with contextlib.suppress(OSError):
+                again = self._table.again([each for _, each in self._known])
+        if again is not None:
+            self._known = [(rank, each) for (rank, _), each in zip(self._known, again, strict=True)]
+        else:
+            every = self._every(next(iter(pids.values())))
+            self._known, self._files = [], files
+            for (rank, pid), names in files.items():
+                mine = _inodes(pid, names, self._proc)
+                self._known += [(rank, each) for each in every if each.inode in mine]
+        return self._known
+
+    def _every(self, pid: int) -> list[Socket]:
+        if self._table is not None:
+            with contextlib.suppress(OSError):
+                return self._table.all()
+        return proc_net.established(pid, self._proc)
 
 
 def _in_namespace(path: str, call: Callable[[], None]) -> bool:
@@ -176,26 +218,3 @@ def _enter(namespace: str) -> None:
     with open(namespace) as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "setns")
-
-
-def _by_proc(pid: int, proc: Path) -> list[Socket]:
-    found = []
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in (proc / str(pid) / "net" / name).read_text().splitlines()[1:]:
-                fields = line.split()
-                if int(fields[3], 16) == _ESTABLISHED:
-                    queued = int(fields[4].split(":")[0], 16)
-                    resending = int(fields[5].split(":")[0], 16) == _RESEND
-                    local, remote = _address(fields[1]), _address(fields[2])
-                    tries = int(fields[6], 16)
-                    found.append(Socket(int(fields[9]), local, remote, queued, resending, tries))
-    return found
-
-
-def _address(text: str) -> str:
-    """`0100007F:1F90`, in words of the host's byte order, as `127.0.0.1:8080`."""
-    number, port = text.split(":")
-    words = [int(number[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(number), 8)]
-    family = socket.AF_INET if len(words) == 1 else socket.AF_INET6
-    return inet_diag.address(family, b"".join(words), int(port, 16))

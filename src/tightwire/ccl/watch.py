@@ -61,11 +61,15 @@ def run(
             raise ConfigError(
                 f"command {command[0]!r} cannot be started: {error}; give the command after --"
             ) from error
-        with forwarded(job) as interrupted, contextlib.closing(Agent(folder, clock)) as agent:
+        with (
+            forwarded(job) as interrupted,
+            contextlib.closing(Agent(folder, clock)) as agent,
+            contextlib.closing(ThisHost(agent)) as host,
+        ):
             return _observe(
                 job,
                 agent,
-                Watcher(ThisHost(agent), clock),
+                Watcher(host, clock),
                 clock,
                 on_verdict,
                 on_hang,

@@ -8,13 +8,14 @@ from tightwire.ccl.analyzer.reach import tried
 from tightwire.ccl.analyzer.stopped import Stopped
 from tightwire.ccl.analyzer.wait_for import Waiting
 from tightwire.ccl.connections import columns
+from tightwire.ccl.inet_diag import Socket
 from tightwire.ccl.transport import Connection
 
 ALL = {0: {"1", "2", "3"}, 1: {"0", "2", "3"}}
 FOUND = Stopped(cast(Waiting, None), ((0, 1),), (), (), 0.0)
 CONNECTIONS = columns(
-    [Connection(a, b, f"{a}", f"{b}", 0, False, 0) for a in range(4) for b in range(4) if a != b]
-    + [Connection(0, 0, "0", "0", 0, False, 0)]
+    [Connection(a, b, Socket(0, f"{a}", f"{b}", 0, False, 0)) for a in range(4) for b in range(4) if a != b]
+    + [Connection(0, 0, Socket(0, "0", "0", 0, False, 0))]
 )
 
 

@@ -5,6 +5,7 @@ from tests.ccl.analyzer.test_not_entered import RHYTHM, WORLD, feed, sample
 
 from tightwire.ccl.analyzer import judge, not_entered, stopped, wait_for
 from tightwire.ccl.connections import columns
+from tightwire.ccl.inet_diag import Socket
 from tightwire.ccl.transport import Connection
 
 HUNG = [sample(rank, {1: (21, 20)}) for rank in range(4)]  # all have entered, nobody gets out
@@ -13,7 +14,7 @@ HUNG = [sample(rank, {1: (21, 20)}) for rank in range(4)]  # all have entered, n
 def end(
     rank: int, peer: int, queued: int = 96, acked: int | None = 500, tries: int = 3, resending: bool = True
 ) -> Connection:
-    return Connection(rank, peer, f"{rank}:1", f"{peer}:1", queued, resending, tries, acked, 500)
+    return Connection(rank, peer, Socket(0, f"{rank}:1", f"{peer}:1", queued, resending, tries, acked, 500))
 
 
 def looked(before: list[Connection], after: list[Connection]) -> stopped.Stopped | None:

@@ -123,9 +123,10 @@ def stopped(found: Stopped, groups: Mapping[int, GroupFacts], now_s: float) -> V
         cause = "; ".join(told + [f"link {link}: nothing gets through" for link in alone])
     lines = [f"all ranks have entered {operation(wait.op)} number {wait.sequence} of group {name!r}; none is missing"]
     for each in found.connections:
+        way = f"rank {each.rank} → rank {each.peer} ({each.socket.local} → {each.socket.remote})"
         lines.append(
-            f"rank {each.rank} → rank {each.peer} ({each.local} → {each.remote}): {each.queued_bytes} bytes unacknowledged, "
-            f"sent again {each.retransmits} times in a row without an answer"
+            f"{way}: {each.socket.queued_bytes} bytes unacknowledged, sent again {each.socket.retransmits} times in a row "
+            "without an answer"
         )
     lines += found.remarks
     return Verdict(
