@@ -27,6 +27,24 @@ struct Weights {
     const float* offset;
 };
 
+// Values as symbols of their coordinates in `directions`, one direction's tokens after the other's.
+struct Coordinates {
+    const uint8_t* symbols;           // [directions, tokens]
+    const uint16_t *lo, *step;        // [directions]
+    size_t directions, tokens;
+};
+
+// x = coordinates times basis, plus mean; then each pair (i, i + dim / 2) of a head is turned, where there are cosines.
+// In `features`, and in dim / 2, every 32 stand as 16 even places, then 16 odd ones.
+struct Space {
+    const float* basis;               // [features / 32, directions, 32]
+    const float* mean;                // [features]
+    const float *cos, *sin;           // [tokens, dim / 2], dim a multiple of 64; or null
+    size_t features, dim;             // multiples of 32
+};
+constexpr size_t kTogether = 16;      // tokens that are worked on together
+constexpr size_t scratch_floats(const Coordinates& c, const Space& s) { return kTogether * (c.directions + s.features); }
+
 // Entropy coder: probabilities are in units of 2^-12, a state is at least 2^16.
 constexpr int kProbBits = 12;
 constexpr uint32_t kProbs = 1u << kProbBits, kLow = 1u << 16;
@@ -48,6 +66,8 @@ struct Kernels {
     // False if a packed symbol is not below `levels`. past_caches: nobody reads `out` soon.
     bool (*decode)(const uint8_t* symbols, const uint16_t* lo, const uint16_t* step, const Shape&, Mode,
                    const Weights&, int levels, int bits, bool past_caches, uint16_t* out);
+    // out: bf16 [features / dim, tokens, dim], heads `stride` apart; scratch: scratch_floats.
+    void (*reconstruct)(const Coordinates&, const Space&, float* scratch, uint16_t* out, size_t stride);
     uint8_t* (*rans_put)(const uint8_t* symbols, size_t count, const EncodeTable&, int lanes, uint32_t* states,
                          uint8_t* out);
     const uint8_t* (*rans_take)(const uint8_t* in, const uint8_t* begin, size_t count, const uint32_t* table, int lanes,

@@ -196,6 +196,20 @@ TW_INLINE f32x16 to_floats(u32x16 x) {
 #endif
 }
 
+TW_INLINE f32x16 broadcast(float x) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_set1_ps(x);
+#else
+    f32x16 out;
+#ifdef __AVX2__
+    TW_EACH(f32x16::kParts, 0, i) { out.p[i] = (f32n)_mm256_set1_ps(x); });
+#else
+    TW_EACH(f32x16::kParts, 0, i) { out.p[i] = f32n{x, x, x, x}; });
+#endif
+    return out;
+#endif
+}
+
 // --- products ---
 
 #if defined(__AVX2__) && !defined(__AVX512BW__)

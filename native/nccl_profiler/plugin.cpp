@@ -276,7 +276,7 @@ nccl::Result stop(void* handle) {
     if (type == kStep && counters != nullptr) {
         const uint64_t now = now_ns(), since = counters->state_ns.exchange(now, std::memory_order_relaxed);
         const uint64_t was = counters->state.exchange(0, std::memory_order_relaxed);
-        if ((was == nccl::kStepSendWait || was == nccl::kStepRecvWait || was == nccl::kStepSendPeerWait) && since != 0 && now > since)
+        if ((was == nccl::kStepSendWait || was == nccl::kStepRecvWait) && since != 0 && now > since)
             counters->waited_ns.fetch_add(now - since, std::memory_order_relaxed);
         counters->bytes.fetch_add(bytes, std::memory_order_relaxed);
         counters->steps_done.fetch_add(1, std::memory_order_relaxed);

@@ -41,7 +41,7 @@ struct Record {
 // What crossed between this rank and one peer in one direction: counts for hangs, their change for rates.
 struct Transfer {
     U64 key, bytes, steps_started, steps_done, last_ns;
-    U64 state, state_ns, waited_ns;  // what the proxy's newest step waits for, since when; waits for the peer or the network so far
+    U64 state, state_ns, waited_ns;  // what the proxy's newest step waits for, since when; waits for the network so far
 };
 static_assert(sizeof(Frame) == 64 && sizeof(Record) == 64 && sizeof(Transfer) == 64);
 

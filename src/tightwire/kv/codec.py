@@ -12,6 +12,7 @@ from tightwire.kv import frame as wire
 from tightwire.kv.block import DTYPE_NAMES, DTYPES, F32, KVBlock, from_float32, to_float32
 from tightwire.kv.kernels import fused
 from tightwire.kv.stages.base import (
+    SIDE_LENGTH_BYTES,
     Buffer,
     Codec,
     Correction,
@@ -24,12 +25,12 @@ from tightwire.kv.stages.base import (
     Stage,
     Transform,
     require_bytes,
+    split_side,
 )
 from tightwire.kv.stages.raw import Raw
 from tightwire.kv.strategy import RAW, Chain, Strategy
 from tightwire.kv.tables import MissingTableError
 
-_LENGTH_BYTES = 4  # of side information
 _RAW = Raw()
 _CPU = torch.device("cpu")
 
@@ -205,10 +206,10 @@ def _encode_values(x: F32, stages: Sequence[Stage], place: Place) -> list[Buffer
 def _decode_values(data: memoryview, stages: Sequence[Stage], shape: Shape, place: Place) -> F32:
     stage, rest = stages[0], stages[1:]
     if isinstance(stage, Transform):
-        side, data = _side(data) if stage.sends_side else (memoryview(b""), data)
+        side, data = split_side(data) if stage.sends_side else (memoryview(b""), data)
         return stage.inverse(_decode_values(data, rest, stage.out_shape(shape), place), side, place, shape)
     if isinstance(stage, Correction):
-        side, data = _side(data)
+        side, data = split_side(data)
         return stage.correct(_decode_values(data, rest, shape, place), side, place)
     assert isinstance(stage, Quantizer)
     assert isinstance(rest[0], Codec)
@@ -220,15 +221,7 @@ def _decode_values(data: memoryview, stages: Sequence[Stage], shape: Shape, plac
 
 
 def _length(side: bytes) -> bytes:
-    return len(side).to_bytes(_LENGTH_BYTES, "little")
-
-
-def _side(data: memoryview) -> tuple[memoryview, memoryview]:
-    """(side information, what follows it)"""
-    size = int.from_bytes(data[:_LENGTH_BYTES], "little")
-    if len(data) < _LENGTH_BYTES + size:
-        raise FrameError("payload", f"side information of {size} bytes is stated, {len(data)} are left")
-    return data[_LENGTH_BYTES : _LENGTH_BYTES + size], data[_LENGTH_BYTES + size :]
+    return len(side).to_bytes(SIDE_LENGTH_BYTES, "little")
 
 
 def _size(parts: Sequence[Buffer]) -> int:

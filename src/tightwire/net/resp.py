@@ -7,9 +7,11 @@ from the socket into their own memory, which is taken only after the stated leng
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import SplitResult, unquote
@@ -20,6 +22,8 @@ from tightwire.errors import ConfigError, LinkError
 
 SCHEMES = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}  # with TLS?
 _MAX_LINE_BYTES = 64 * 1024
+_READ_BYTES = 4096
+_TOGETHER_BYTES = 64 * 1024  # as much must come within the time limit of one wait
 _MAX_DEPTH = 8
 
 Reply: TypeAlias = "str | int | memoryview | list[Reply] | None"
@@ -66,13 +70,14 @@ class Connection:
 
     def __init__(self, address: Address, timeout_s: float) -> None:
         self._room = self._items = 0
+        self._read = bytearray()  # received and not yet taken
         self._socket = socket.create_connection((address.host, address.port), timeout_s)
         try:
             if address.tls:
                 context = ssl.create_default_context()
                 self._socket = context.wrap_socket(self._socket, server_hostname=address.host)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._file = self._socket.makefile("rb")
+            self._tls = address.tls
             if address.password is not None:
                 self.call("AUTH", *([address.username] if address.username else []), address.password)
             if address.database:
@@ -103,19 +108,14 @@ class Connection:
         """Whether the server hung up while nothing was asked."""
         waiting = select.poll()
         waiting.register(self._socket, select.POLLIN)
-        return bool(waiting.poll(0))
+        return bool(self._read) or bool(waiting.poll(0))
 
     def close(self) -> None:
-        self._file.close()
         self._socket.close()
 
     def _reply(self, depth: int) -> Reply:
-        line = self._file.readline(_MAX_LINE_BYTES)
-        if not line:
-            raise LinkError("the server closed the connection")
-        if not line.endswith(b"\r\n"):
-            raise LinkError(f"not an answer of Redis: {line[:40]!r}")
-        kind, rest = line[:1], line[1:-2].decode("utf-8", "replace")
+        line = self._line()
+        kind, rest = line[:1], line[1:].decode("utf-8", "replace")
         if kind == b"+":
             return rest
         if kind == b"-":
@@ -137,9 +137,51 @@ class Connection:
             raise LinkError(f"an answer of {size} bytes; accepted are {self._room}")
         self._room -= size
         data = np.empty(size, np.uint8).data
-        if self._file.readinto(data) != size or self._file.read(2) != b"\r\n":
-            raise LinkError("the connection ended in the middle of an answer")
+        at = min(size, len(self._read))
+        data[:at] = self._read[:at]
+        del self._read[:at]
+        while at < size:
+            with self._together(size - at):
+                received = self._socket.recv_into(data[at:])
+            if not received:
+                raise LinkError("the connection ended in the middle of an answer")
+            at += received
+        while len(self._read) < 2:
+            self._receive()
+        if self._read[:2] != b"\r\n":
+            raise LinkError("not an answer of Redis: it goes on in the middle of a line")
+        del self._read[:2]
         return data.toreadonly()
+
+    def _line(self) -> bytes:
+        """The next line, without its end."""
+        seen = 0
+        while (end := self._read.find(b"\r\n", max(seen - 1, 0))) < 0:
+            seen = len(self._read)
+            if seen > _MAX_LINE_BYTES:
+                raise LinkError(f"not an answer of Redis: {bytes(self._read[:40])!r}")
+            self._receive()
+        line = bytes(self._read[:end])
+        del self._read[: end + 2]
+        return line
+
+    def _receive(self) -> None:
+        received = self._socket.recv(_READ_BYTES)
+        if not received:
+            raise LinkError("the server closed the connection")
+        self._read += received
+
+    @contextlib.contextmanager
+    def _together(self, missing: int) -> Iterator[None]:
+        """What is `missing` wakes this thread once, not with every packet; from TLS it comes in records of its own size."""
+        if self._tls or missing <= _READ_BYTES:
+            yield
+            return
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(missing, _TOGETHER_BYTES))
+        try:
+            yield
+        finally:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _array(self, count: int, depth: int) -> list[Reply]:
         if not 0 <= count <= self._items or depth == _MAX_DEPTH:

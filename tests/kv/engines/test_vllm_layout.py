@@ -10,18 +10,19 @@ BLOCKS, HEADS, SIZE, DIM = 7, 2, 32, 64
 @pytest.mark.parametrize("layout", [CPU_VEC, CPU_AMX, KV_LAST], ids=lambda layout: layout.name)
 @pytest.mark.parametrize(("start", "stop"), [(0, 96), (5, 6), (31, 33), (10, 90), (64, 96)])
 def test_what_is_written_is_read_and_the_rest_is_untouched(layout: Layout, start: int, stop: int) -> None:
-    cache = torch.randn(BLOCKS, HEADS, SIZE, 2 * DIM).bfloat16()
-    blocks = [4, 1, 6]
-    before = layout.gather(cache, blocks, 0, 96)
-    others = cache[[0, 2, 3, 5]].clone()
-    k, v = torch.randn(2, HEADS, stop - start, DIM).bfloat16()
-    layout.scatter(cache, blocks, start, k, v)
-    after = layout.gather(cache, blocks, 0, 96)
-    for old, new, written in zip(before, after, (k, v), strict=True):
-        assert torch.equal(new[:, start:stop], written)
-        assert torch.equal(new[:, :start], old[:, :start])
-        assert torch.equal(new[:, stop:], old[:, stop:])
-    assert torch.equal(cache[[0, 2, 3, 5]], others)
+    caches = list(torch.randn(3, BLOCKS, HEADS, SIZE, 2 * DIM).bfloat16())
+    blocks, rest = [4, 1, 6], [0, 2, 3, 5]
+    before = [layout.gather(cache, blocks, 0, 96) for cache in caches]
+    others = [cache[rest].clone() for cache in caches]
+    k, v = torch.randn(2, 3, HEADS, stop - start, DIM).bfloat16()
+    layout.scatter(caches, blocks, start, k, v)
+    for layer, cache in enumerate(caches):
+        after = layout.gather(cache, blocks, 0, 96)
+        for old, new, written in zip(before[layer], after, (k[layer], v[layer]), strict=True):
+            assert torch.equal(new[:, start:stop], written)
+            assert torch.equal(new[:, :start], old[:, :start])
+            assert torch.equal(new[:, stop:], old[:, stop:])
+        assert torch.equal(cache[rest], others[layer])
 
 
 def test_kv_last_is_k_then_v_on_the_last_axis() -> None:
@@ -33,10 +34,10 @@ def test_kv_last_is_k_then_v_on_the_last_axis() -> None:
 
 def test_kv_last_writes_through_a_strided_view() -> None:
     memory = torch.zeros(BLOCKS, SIZE, HEADS, 2 * DIM)
-    k, v = torch.randn(2, HEADS, 40, DIM)
-    KV_LAST.scatter(memory.transpose(1, 2), [2, 0], 3, k, v)
-    assert torch.equal(memory[2, 3, :, :DIM], k[:, 0])
-    assert torch.equal(memory[0, 10, :, DIM:], v[:, 39])
+    k, v = torch.randn(2, 1, HEADS, 40, DIM)
+    KV_LAST.scatter([memory.transpose(1, 2)], [2, 0], 3, k, v)
+    assert torch.equal(memory[2, 3, :, :DIM], k[0, :, 0])
+    assert torch.equal(memory[0, 10, :, DIM:], v[0, :, 39])
 
 
 @pytest.mark.parametrize(("backend", "isa"), [("CPU_ATTN", "neon"), ("CPU_ATTN", "vec16"), ("FLASHMLA", "")])
@@ -50,6 +51,6 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(LayoutError, match="not in 2 blocks"):
         CPU_VEC.gather(cache, [1, 2], 60, 70)
     with pytest.raises(LayoutError, match="do not fit"):
-        CPU_VEC.scatter(cache, [1], 0, torch.zeros(1, 4, DIM), torch.zeros(1, 4, DIM))
+        CPU_VEC.scatter([cache], [1], 0, torch.zeros(1, 1, 4, DIM), torch.zeros(1, 1, 4, DIM))
     with pytest.raises(LayoutError, match="quantized"):
         KV_LAST.check(cache.to(torch.float8_e4m3fn))

@@ -49,7 +49,7 @@ def compare(llm, folder: str, ids: list[int]) -> dict[str, object]:
             worst = max(worst, float((got.float() - want.float()).norm() / want.float().norm()))
         before = ours.kv_cache[blocks].clone()
         ours.kv_cache[blocks] = 0
-        layout.scatter(ours.kv_cache, blocks, 0, k, v)
+        layout.scatter([ours.kv_cache], blocks, 0, k[None], v[None])
         again = layout.gather(ours.kv_cache, blocks, 0, len(ids))
         full = len(ids) // ours.kv_cache.shape[2]
         round_trip &= torch.equal(again[0], k) and torch.equal(again[1], v)

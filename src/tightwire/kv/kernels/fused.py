@@ -1,7 +1,7 @@
 """Which chains the kernels take in one pass, and how; the bytes are those of the stages.
 
 {nothing, hadamard, equalize with a table} → {uniform along head_dim, mixed} → {pack, rans, any other codec}, bf16; on a
-GPU also lossless bf16. Tensors go to the kernels of their device (`table`).
+GPU also lossless bf16. Tensors go to the kernels of their device (`table`). Decoded only: what `projected` takes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tightwire.kv.block import U8, U16, to_float32
-from tightwire.kv.kernels import native, table
+from tightwire.kv.kernels import native, projected, table
 from tightwire.kv.stages.base import (
     OWN,
     Buffer,
@@ -92,6 +92,8 @@ def decode(
         out = torch.empty(shape, dtype=dtype, device=device)
         Triton().decode_lossless(data, out)
         return out
+    if projected.covers(chain.stages, shape, dtype, place):
+        return projected.decode(data, chain.stages, shape, place).to(device)
     plan = _plan(chain.stages, shape, dtype, place, device)
     if plan is None:
         return None

@@ -117,6 +117,23 @@ def decode(
         raise FrameError("payload", "a symbol is not below the number of levels of its segment")
 
 
+def reconstruct(
+    symbols: U8, lo: U16, step: U16, basis: F32, mean: F32, turns: tuple[F32, F32] | None, out: U16, isa: str = ""
+) -> None:
+    """(lo + symbol · step) · basis + mean as bf16, within the rounding of fp32 sums. Symbols `[U, R, T]`, lo and step
+    bf16 bits `[U, R]`, basis `[U, C/32, R, 32]`, mean `[U, C]`; → `out` `[U·C/D, T, D]`, D a multiple of 32. `turns`:
+    cosines and sines `[T, D/2]` by which each pair (i, i + D/2) is turned, D a multiple of 64. Basis, mean and turns
+    are `interleaved`."""
+    cos, sin = turns or (_NONE, _NONE)
+    _kernels.reconstruct(symbols, lo, step, basis, mean, cos, sin, out, isa)
+
+
+def interleaved(x: F32) -> F32:
+    """`x` with every 32 of its last axis as 16 even places, then 16 odd ones; a copy."""
+    pairs = x.reshape(*x.shape[:-1], -1, 16, 2)
+    return np.ascontiguousarray(pairs.swapaxes(-1, -2), np.float32).reshape(x.shape)
+
+
 def encode_rans(
     values: U16, levels: U16, weights: Weights, lo: U16, step: U16, tables: Tables = OWN, isa: str = ""
 ) -> list[memoryview] | None:

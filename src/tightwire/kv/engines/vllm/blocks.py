@@ -14,11 +14,13 @@ from tightwire.kv.engines.vllm.plan import Move
 
 
 class Blocks:
-    """`caches`: of every layer, in order. Raises LayoutError when one is not of `layout`."""
+    """`caches`: of every layer, in order. Raises LayoutError when one is not of `layout` or not as the first."""
 
     def __init__(self, layout: Layout, caches: Sequence[torch.Tensor]) -> None:
         for cache in caches:
             layout.check(cache)
+            if cache.shape[1:] != caches[0].shape[1:] or cache.dtype != caches[0].dtype:
+                raise LayoutError(f"layers of {tuple(cache.shape[1:])} and of {tuple(caches[0].shape[1:])} in one model")
         self.layout, self._caches = layout, list(caches)
         self.size = caches[0].shape[2]
         self._device = caches[0].device
@@ -58,10 +60,10 @@ class Blocks:
             return
         inside = slice(start - block.token_start, stop - block.token_start)
         with self._stream():
-            for i, layer in enumerate(range(block.layer_start, block.layer_start + block.layers)):
-                k, v = block.k[i, :, inside], block.v[i, :, inside]
-                self.layout.scatter(self._caches[layer], move.block_ids, start, k, v)
-                written[layer, start - move.start : stop - move.start] = True
+            layers = slice(block.layer_start, block.layer_start + block.layers)
+            k, v = block.k[:, :, inside], block.v[:, :, inside]
+            self.layout.scatter(self._caches[layers], move.block_ids, start, k, v)
+            written[layers, start - move.start : stop - move.start] = True
             if self._device.type == "cuda":
                 torch.cuda.current_stream(self._device).synchronize()
 

@@ -55,30 +55,36 @@ class Layout:
         first, ids = _touched(cache, block_ids, start, stop)
         k, v = self.split(cache[ids].contiguous())
         offset = start - first * cache.shape[2]
-        return tuple(_tokens_first(x)[:, offset : offset + stop - start].contiguous() for x in (k, v))  # type: ignore[return-value]
+        return tuple(_tokens_first(x)[0, :, offset : offset + stop - start].contiguous() for x in (k, v))  # type: ignore[return-value]
 
     def scatter(
-        self, cache: torch.Tensor, block_ids: Sequence[int], start: int, k: torch.Tensor, v: torch.Tensor
+        self, caches: Sequence[torch.Tensor], block_ids: Sequence[int], start: int, k: torch.Tensor, v: torch.Tensor
     ) -> None:
-        """Write K and V, each `[H, T, D]`, to the tokens from `start` on; all other tokens keep their values."""
-        stop = start + k.shape[1]
+        """Write K and V, each `[L, H, T, D]`, to the tokens from `start` on, each layer to its cache; all other tokens
+        keep their values."""
+        cache, stop = caches[0], start + k.shape[2]
         heads, block_tokens, dim = cache.shape[1], cache.shape[2], cache.shape[3] // 2
-        expected = (heads, stop - start, dim)
+        expected = (len(caches), heads, stop - start, dim)
         if k.shape != expected or v.shape != expected or k.dtype != cache.dtype or v.dtype != cache.dtype:
             raise LayoutError(
                 f"K {tuple(k.shape)} {k.dtype} and V {tuple(v.shape)} {v.dtype} do not fit "
-                f"[kv_heads, tokens, head_size] = {expected} {cache.dtype}"
+                f"[layers, kv_heads, tokens, head_size] = {expected} {cache.dtype}"
             )
         first, ids = _touched(cache, block_ids, start, stop)
         offset = start - first * block_tokens
         whole = [k.to(cache.device), v.to(cache.device)]
         if offset or stop % block_tokens:  # other tokens share the first block or the last
-            sides = self.split(cache[ids].contiguous())
-            whole = [_tokens_first(side).contiguous() for side in sides]
+            sides = self.split(torch.cat([each[ids] for each in caches]))
+            whole = [_tokens_first(side, len(caches)).contiguous() for side in sides]
             for target, source in zip(whole, (k, v), strict=True):
-                target[:, offset : offset + stop - start] = source.to(cache.device)
-        blocks = [x.reshape(heads, len(ids), block_tokens, dim).transpose(0, 1).contiguous() for x in whole]
-        cache[ids] = self.join(*blocks)
+                target[:, :, offset : offset + stop - start] = source.to(cache.device)
+        blocks = [
+            x.reshape(len(caches), heads, len(ids), block_tokens, dim).transpose(1, 2).reshape(-1, heads, block_tokens, dim)
+            for x in whole
+        ]
+        joined = self.join(*blocks)
+        for each, part in zip(caches, joined.view(len(caches), -1, *joined.shape[1:]), strict=True):
+            each[ids] = part
 
 
 def _touched(cache: torch.Tensor, block_ids: Sequence[int], start: int, stop: int) -> tuple[int, torch.Tensor]:
@@ -93,9 +99,10 @@ def _touched(cache: torch.Tensor, block_ids: Sequence[int], start: int, stop: in
     return first, torch.tensor(ids, device=cache.device)
 
 
-def _tokens_first(x: torch.Tensor) -> torch.Tensor:
-    """`[B, H, N, D]` to `[H, B·N, D]`."""
-    return x.transpose(0, 1).reshape(x.shape[1], -1, x.shape[3])
+def _tokens_first(x: torch.Tensor, layers: int = 1) -> torch.Tensor:
+    """`[L·B, H, N, D]` to `[L, H, B·N, D]`."""
+    _, heads, tokens, dim = x.shape
+    return x.reshape(layers, -1, heads, tokens, dim).transpose(1, 2).reshape(layers, heads, -1, dim)
 
 
 def _halves(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

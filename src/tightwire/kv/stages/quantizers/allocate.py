@@ -22,11 +22,12 @@ import numpy.typing as npt
 
 from tightwire.errors import ConfigError, FrameError
 from tightwire.kv import tables
-from tightwire.kv.block import F32, U8
+from tightwire.kv.block import F32, U8, U16
 from tightwire.kv.kernels import reference
 from tightwire.kv.stages.base import (
     OWN,
     STAGES,
+    Buffer,
     Layout,
     NotFiniteError,
     Place,
@@ -106,12 +107,17 @@ class Allocate(Quantizer):
 
     def dequantize(self, q: Quantized, shape: Shape, place: Place) -> F32:
         segments, dim, tokens = len(q.levels), shape[3], shape[2]
-        require_bytes("the parameters", q.params, segments + _CELLS.params_bytes(shape))
-        lo, step = groups.read(memoryview(q.params)[segments:], shape, _CELLS)
+        lo, step = self.parameters(q.params, shape)
         rows = q.symbols.reshape(segments, -1, tokens)
         with np.errstate(over="ignore"):
             x = reference.dequantize(rows, lo, step, tokens, q.levels)
         return np.ascontiguousarray(x.reshape(shape[0], shape[1], dim, tokens).swapaxes(2, 3))
+
+    def parameters(self, params: Buffer, shape: Shape) -> tuple[U16, U16]:
+        """lo and step of all channels, bf16 bits `[L·H·D]`, of what `layout` says the parameters are."""
+        segments = shape[0] * shape[1] * shape[3] // self.width(shape[3])
+        require_bytes("the parameters", params, segments + _CELLS.params_bytes(shape))
+        return groups.read(memoryview(params)[segments:], shape, _CELLS)
 
     def _held(self, shape: tuple[int, ...], place: Place) -> F32:
         """The table's weights `[L, H, D]`; MissingTableError when it does not cover them."""

@@ -79,14 +79,18 @@ class Pca(Transform):
         return subspace.coordinates(centred, basis), mean_side + basis_side
 
     def inverse(self, y: F32, side: memoryview, place: Place, shape: Shape) -> F32:
-        if self.table == OWN:
-            mean, basis = subspace.read("mean and basis", side, *self._shapes(shape))
-        else:
-            mean, basis = self._held(shape, place)
+        mean, basis = self.space(side, place, shape)
         rows = y @ basis
         rows += mean[:, :, None]
         layers, heads, tokens, dim = shape
         return rows if self.over == "dim" else rows.reshape(layers, tokens, heads, dim).swapaxes(1, 2)
+
+    def space(self, side: memoryview, place: Place, shape: Shape) -> tuple[F32, F32]:
+        """(mean `[layers, groups, C]`, basis `[layers, groups, R, C]`), as sent in `side` or from the table."""
+        if self.table != OWN:
+            return self._held(shape, place)
+        mean, basis = subspace.read("mean and basis", side, *self._shapes(shape))
+        return mean, basis
 
     def _kept(self, features: int, most: int) -> int:
         return min(max(1, features * self.keep // 100), most)

@@ -54,13 +54,18 @@ class Rope(Transform):
         return _rotate(x, cos, -sin) / scale, b""
 
     def inverse(self, y: F32, side: memoryview, place: Place, shape: Shape) -> F32:
+        turns = self.turns(place, shape)
+        return y if turns is None else _rotate(y, *turns)
+
+    def turns(self, place: Place, shape: Shape) -> tuple[F32, F32] | None:
+        """Cosines and sines `[T, D/2]` by which the inverse rotates, scaled; None for V. FrameError for an odd D."""
         if place.side == "v":
-            return y
+            return None
         if shape[3] % 2:
             raise FrameError("payload", f"rope on an odd head_dim, {shape[3]}")
         inv_freq, scale = self._frequencies(shape[3])
-        turned = _rotate(y, *_turns(inv_freq.tobytes(), place.token_start, shape[2]))
-        return turned if scale == 1 else turned * scale
+        cos, sin = _turns(inv_freq.tobytes(), place.token_start, shape[2])
+        return (cos, sin) if scale == 1 else (cos * scale, sin * scale)
 
     def _frequencies(self, dim: int) -> tuple[npt.NDArray[np.float64], np.float32]:
         """(inv_freq `[D/2]`, scale); MissingTableError when the table is for another D."""
