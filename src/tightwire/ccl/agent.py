@@ -26,7 +26,8 @@ from tightwire.errors import ConfigError
 
 MAX_FACTS_BYTES = 16 * 2**20
 MAX_UNSEEN = 100
-BEAT_S = 0.2
+BEAT_S, SLACK_S = 0.2, 1e-3
+TOGETHER_S = 0.05  # ranks that die of one cause, or end together; who was first is known all the same
 _GOODBYES = frozenset(Goodbye)
 
 
@@ -65,7 +66,7 @@ class Agent:
         for name in facts:
             self._read_facts(name)
         at_s = self._clock.now_s()
-        self._pulse.looked(at_s, {name: sample.written for name, sample in self._last.items()})
+        self._pulse.looked(at_s, {name: sample.written for name, sample in self._last.items() if sample.alive})
         return Summary(self._host, at_s, ranks, list(self._groups.values()), self._unseen)
 
     @property
@@ -76,11 +77,16 @@ class Agent:
     def wait(self, timeout_s: float) -> None:
         """Sleep, but no longer than until a rank dies (who was first is seen only by looking at once) or slackens. While
         there is none, a beat."""
-        for _ in range(max(round(timeout_s / BEAT_S), 1) if self._last else 1):
-            if self._deaths.wait(min(timeout_s, BEAT_S), self._clock):
+        living = [name for name, sample in self._last.items() if sample.alive]
+        left_s = timeout_s if self._last else min(timeout_s, BEAT_S)
+        while left_s > SLACK_S:
+            beat_s = min(left_s, BEAT_S)
+            if self._deaths.wait(beat_s, self._clock):
+                self._clock.sleep_s(TOGETHER_S)
                 return
-            if self._pulse.due(self._clock.now_s(), {name: self._rings[name].written() for name in self._last}):
+            if self._pulse.due(self._clock.now_s(), {name: self._rings[name].written() for name in living}):
                 return
+            left_s -= beat_s
 
     def close(self) -> None:
         self._deaths.close()

@@ -22,7 +22,8 @@ from tightwire.core.clock import Clock
 
 DIGEST_EVERY_S = 0.35  # the rounds are timed, by many at once
 CALM_S, ENOUGH_S = 0.1, 2.0  # nobody has moved for so long, or it has stood for so long: no more will come
-LOOK_EVERY_S, CALM_EVERY_S = 0.2, 1.0  # while something may be wrong, and else; a death ends the wait for the next look
+# Between looks while something may be wrong, while the job may be slow (some steps tell), and else; a death ends the wait.
+LOOK_EVERY_S, DOUBTFUL_EVERY_S, CALM_EVERY_S = 0.2, 0.3, 1.0
 
 
 class Watcher:
@@ -40,8 +41,10 @@ class Watcher:
 
     def wait(self) -> None:
         """Until it is time for the next step."""
-        attentive = self._mixed or self._before or self._first_look is not None or self._slow.attentive
-        self._source.wait(LOOK_EVERY_S if attentive else CALM_EVERY_S)
+        if self._mixed or self._before or self._first_look is not None:
+            self._source.wait(LOOK_EVERY_S)
+        else:
+            self._source.wait(DOUBTFUL_EVERY_S if self._slow.attentive else CALM_EVERY_S)
 
     def step(self) -> Verdict | None:
         collector = self.collector
