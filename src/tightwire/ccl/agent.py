@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from tightwire.ccl.deaths import Deaths
 from tightwire.ccl.probe import process
 from tightwire.ccl.probe.ring import Goodbye, Ring, RingState
 from tightwire.ccl.pulse import Pulse
+from tightwire.ccl.sources import nccl_plugin
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
+from tightwire.ccl.transport import End
 from tightwire.ccl.unknown import settled
 from tightwire.core.clock import Clock
 from tightwire.errors import ConfigError
@@ -73,6 +76,10 @@ class Agent:
     def pids(self) -> set[int]:
         """The processes of the ranks that were seen."""
         return {sample.pid for sample in list(self._last.values())}
+
+    def transfers(self, pids: Mapping[int, int]) -> list[End]:
+        """What NCCL's proxies of these ranks (rank → process) moved, where they run the profiler plugin."""
+        return nccl_plugin.ends(self._folder, pids)
 
     def wait(self, timeout_s: float) -> None:
         """Sleep, but no longer than until a rank dies (who was first is seen only by looking at once) or slackens. While

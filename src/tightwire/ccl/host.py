@@ -46,7 +46,7 @@ class ThisHost:
         self._agent.wait(timeout_s)
 
     def connections(self, pids: Mapping[int, int]) -> Connections:
-        return connections.columns(self._transport.connections(pids))
+        return connections.columns(transport.joined([*self._transport.ends(pids), *self._agent.transfers(pids)]))
 
     def reached(self, pid: int, pid_start: int, addresses: list[str]) -> set[str] | None:
         return transport.reached(pid, addresses)

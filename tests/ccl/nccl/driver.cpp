@@ -86,10 +86,12 @@ struct Job {
         told.proxy_step = {number};
         return plugin.start(context, told, nccl::kProxyStep);
     }
-    void end_step(void* handle, bool send, size_t bytes) {
+    void end_step(void* handle, bool send, size_t bytes, unsigned wait_us = 0, unsigned peer_us = 0) {
         nccl::StateArguments arguments{.bytes = bytes};
         plugin.record(handle, send ? nccl::kStepSendGpuWait : nccl::kStepRecvWait, nullptr);
+        if (peer_us) plugin.record(handle, nccl::kStepSendPeerWait, nullptr), usleep(peer_us);
         plugin.record(handle, send ? nccl::kStepSendWait : nccl::kStepRecvFlushWait, &arguments);
+        if (wait_us) usleep(wait_us);
         plugin.stop(handle);
     }
     // One whole collective over the network, ring neighbours 1 (send) and 3 (receive), 4 steps of 64 KiB each.
@@ -113,6 +115,23 @@ void ordinary(const Plugin& plugin, void* context, int count) {
     void* sent = job.point_to_point("Send", 1);
     plugin.stop(sent);
     job.end_channel(job.channel(sent, 0, 5), 9);
+}
+
+// One of a ring of four. Each line of input, "WAIT PEER", is 10 steps each way, of which those that send wait so many us for the
+// network and for the peer.
+void ring(const Plugin& plugin, void* context, int rank) {
+    Job job{plugin, context};
+    unsigned wait_us = 0, peer_us = 0;
+    while (scanf("%u %u", &wait_us, &peer_us) == 2) {
+        void* operation = job.collective();
+        plugin.stop(operation);
+        for (bool send : {true, false}) {
+            void* proxied = job.proxy(operation, (rank + (send ? 1 : 3)) % 4, send);
+            for (int s = 0; s < 10; ++s) job.end_step(job.step(proxied, s), send, 65536, send ? wait_us : 0, send ? peer_us : 0);
+            plugin.stop(proxied);
+        }
+        printf("done\n"), fflush(stdout);
+    }
 }
 
 // The stop of a collective after all its children; children that end before others begin; parents that stop first.
@@ -209,10 +228,12 @@ int main(int count, char** values) {
     const std::string scenario = at < count ? values[at++] : "ordinary";
     const int times = at < count ? atoi(values[at++]) : 1, threads = at < count ? atoi(values[at++]) : 1;
     int mask = 0;
-    void* context = plugin.init(0xC0FFEE, 0, 4, &mask);
-    printf("mask %d\n", mask);
+    const int rank = scenario == "ring" ? atoi(getenv("RANK")) : 0;
+    void* context = plugin.init(0xC0FFEE, rank, 4, &mask);
+    printf("mask %d\n", mask), fflush(stdout);
     const double begun = seconds();
     if (scenario == "ordinary") ordinary(plugin, context, times);
+    if (scenario == "ring") ring(plugin, context, rank);
     if (scenario == "orders") orders(plugin, context);
     if (scenario == "broken") broken(plugin, context, times);
     if (scenario == "wild" || scenario == "busy") {

@@ -1,14 +1,20 @@
 """The NCCL profiler plugin, driven as NCCL drives it."""
 
+import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tightwire.ccl.agent import Agent
+from tightwire.ccl.analyzer.slow import links
+from tightwire.ccl.host import ThisHost
 from tightwire.ccl.sources import nccl_plugin
+from tightwire.core.clock import FakeClock
 from tightwire.core.events import Kind, operation
 from tightwire.errors import ConfigError
 
@@ -72,6 +78,51 @@ def test_transfers_are_counted_for_each_peer_and_direction(driver: Path, tmp_pat
     assert all(t.communicator == state.communicators[0] for t in state.transfers)
 
 
+@contextlib.contextmanager
+def ring_of_four(driver: Path, folder: Path) -> Iterator[dict[int, subprocess.Popen[str]]]:
+    """Each rank of one communicator, by its rank in the job, which is another."""
+    with contextlib.ExitStack() as started:
+        ranks = {}
+        for place in range(4):
+            environment = {**os.environ, "TIGHTWIRE_CCL": str(folder), "RANK": str(place)}
+            command = [str(driver), str(nccl_plugin.library()), "5", "ring"]
+            made = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            started.enter_context(made)
+            started.callback(made.kill)
+            assert made.stdout.readline().startswith("mask")
+            ranks[10 + place] = made
+        yield ranks
+
+
+@pytest.mark.parametrize(
+    ("changed", "slow"),
+    [
+        ({11: "20000 0"}, ((11, 12),)),
+        ({11: "200 20000"}, None),  # its receiver is late
+        ({}, None),
+    ],
+)
+def test_a_slow_link_is_known_by_what_the_proxies_waited_for(
+    driver: Path, tmp_path: Path, changed: dict[int, str], slow: tuple[tuple[int, int], ...] | None
+) -> None:
+    with (
+        ring_of_four(driver, tmp_path) as ranks,
+        contextlib.closing(Agent(tmp_path, FakeClock())) as agent,
+        contextlib.closing(ThisHost(agent)) as host,
+    ):
+        pids = {rank: made.pid for rank, made in ranks.items()}
+        looks = []
+        for orders in ({}, {}, {}, changed, changed):
+            for rank, made in ranks.items():
+                made.stdin.write(orders.get(rank, "200 0") + "\n")
+                made.stdin.flush()
+            assert [made.stdout.readline() for made in ranks.values()] == ["done\n"] * 4
+            looks.append(links.look(host.connections(pids)))
+    found = links.find(links.flows(looks[:3]), links.flows(looks[2:]))
+    assert (None if found is None else found.pairs) == slow
+    assert nccl_plugin.ends(tmp_path, {1: 1}) == []
+
+
 def test_a_hang_shows_the_operation_and_the_step_that_waits(driver: Path, tmp_path: Path) -> None:
     ring = drive(driver, tmp_path, 6, "hang")
     state = nccl_plugin.read(ring)
@@ -79,6 +130,7 @@ def test_a_hang_shows_the_operation_and_the_step_that_waits(driver: Path, tmp_pa
     assert (frame.entered_seq, frame.done_count) == (4, 3)
     (stuck,) = [t for t in state.transfers if t.outstanding]
     assert (stuck.peer, stuck.sends, stuck.outstanding, stuck.waits) == (1, True, 1, "send: waits for the network")
+    assert stuck.queued_bytes == 65536
     records, _ = nccl_plugin.read_records(ring, 0)
     assert stuck.since_ns >= int(records["time_ns"].max())
 

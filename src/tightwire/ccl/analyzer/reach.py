@@ -12,6 +12,7 @@ import numpy as np
 
 from tightwire.ccl.analyzer.stopped import Pair, Stopped
 from tightwire.ccl.connections import Connections
+from tightwire.ccl.sources.nccl_plugin import ADDRESS
 
 Reach = Callable[[int, list[str]], set[str] | None]  # (a rank, addresses) → which of them answer it; None: not known
 
@@ -32,6 +33,7 @@ def _cut_off(pair: Pair, connections: Connections, reach: Reach) -> list[tuple[i
     peers, answers = [], []
     for rank, other in (pair, pair[::-1]):
         mine = connections[(connections["rank"] == rank) & ~np.isin(connections["peer"], (rank, other))]
+        mine = mine[~np.char.startswith(mine["remote"], ADDRESS.encode())]
         _, first = np.unique(mine["peer"], return_index=True)
         addresses = [remote.decode() for remote in mine["remote"][first].tolist()]
         answered = reach(rank, addresses) if addresses else None

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tightwire.ccl import evidence, throttling, transport
 from tightwire.ccl.fleet.messages import MAX_ENDS, About, Answer, Ask
+from tightwire.ccl.transport import End
 
 MAX_WAITING, WORKERS = 32, 2
 
 
 class Answering:
-    """`pids` says which processes may be asked about; each answer goes to `deliver`."""
+    """`pids` says which processes may be asked about, `transfers` what moved beside their sockets (rank → process); each
+    answer goes to `deliver`."""
 
-    def __init__(self, about: About, pids: Callable[[], set[int]]) -> None:
-        self._about, self._pids = about, pids
+    def __init__(
+        self, about: About, pids: Callable[[], set[int]], transfers: Callable[[Mapping[int, int]], list[End]] = lambda pids: []
+    ) -> None:  # fmt: skip
+        self._about, self._pids, self._transfers = about, pids, transfers
         self.deliver: Callable[[Answer], None] = lambda answer: None
         self._waiting: queue.Queue[Ask] = queue.Queue(MAX_WAITING)
         for number in range(WORKERS):
@@ -41,7 +45,7 @@ class Answering:
         known = self._pids()
         if ask.what == "ends":
             mine = {rank: pid for rank, pid in ask.pids.items() if pid in known}
-            return Answer(self._about, ask.number, ends=transport.ends(mine)[:MAX_ENDS])
+            return Answer(self._about, ask.number, ends=[*transport.ends(mine), *self._transfers(mine)][:MAX_ENDS])
         if ask.what == "reaches" and ask.pid in known:
             peers = {end.socket.remote for end in transport.ends({0: ask.pid})}  # nobody else is reached for
             found = transport.reached(ask.pid, peers & set(ask.addresses))

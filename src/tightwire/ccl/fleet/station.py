@@ -69,7 +69,7 @@ class Station:
         self.about = About(job, name_of_host(folder), secrets.randbits(63))
         self._agent = Agent(folder, clock)
         self.backlog = Backlog(max_bytes)
-        self._uplink = connect(self.about, self.backlog, Answering(self.about, lambda: self._agent.pids))
+        self._uplink = connect(self.about, self.backlog, Answering(self.about, lambda: self._agent.pids, self._agent.transfers))
 
     def run(self) -> None:
         """Until `stop`."""

@@ -8,7 +8,9 @@ After the records comes a table of transfers, one entry of 64 bytes for each pee
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -16,15 +18,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from tightwire.ccl.inet_diag import Socket
 from tightwire.ccl.probe.ring import FRAME, FRAMES, HEADER_BYTES, GroupFrame, read_new, read_state
+from tightwire.ccl.transport import End
 from tightwire.core.events import RECORD
 from tightwire.errors import ConfigError
 
 TRANSFERS = 4096
+ADDRESS = "nccl:"  # begins that of a place in a communicator; no socket's does
 MAX_GROUPS_BYTES = 16 * 2**20
 IN_FLIGHT = 64  # records that may be half written at a time: more threads than that do not call the plugin
+SEND_WAITS = 9
 STATES = {
-    8: "send: waits for the GPU", 9: "send: waits for the network", 10: "receive: waits for the network",
+    8: "send: waits for the GPU", SEND_WAITS: "send: waits for the network", 10: "receive: waits for the network",
     11: "receive: waits for the flush", 12: "receive: waits for the GPU", 20: "send: waits for the peer",
 }  # fmt: skip
 _TRANSFER = np.dtype(
@@ -44,7 +50,7 @@ class Communicator(msgspec.Struct, frozen=True):
 
 class Transfer(msgspec.Struct, frozen=True):
     """What went between this rank and `peer` (a rank of `communicator`; None: it was done for another process) one way so far.
-    `waits`: for what the newest step waits since `since_ns`; `waited_ns`: waits for network or peer, all together."""
+    `waits`: for what the newest step waits since `since_ns`; `waited_ns`: waits for the network, all together."""
 
     communicator: Communicator | None
     peer: int
@@ -61,6 +67,15 @@ class Transfer(msgspec.Struct, frozen=True):
     def outstanding(self) -> int:
         """Steps that began and did not end."""
         return max(self.steps_started - self.steps_done, 0)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Of steps that wait for the network, taken to be as large as those before."""
+        waits = self.sends and self.waits == STATES[SEND_WAITS]
+        return self.outstanding * max(self.bytes // max(self.steps_done, 1), 1) if waits else 0
+
+
+_NOTHING = Transfer(None, 0, True, 0, 0, 0, 0, "", 0, 0)
 
 
 class PluginState(msgspec.Struct, frozen=True):
@@ -101,6 +116,28 @@ def read(path: Path) -> PluginState:
         state.frames,
         _transfers(path, communicators),
     )
+
+
+def ends(folder: Path, pids: Mapping[int, int]) -> list[End]:
+    """What these ranks (rank → process) exchange with others through NCCL's proxies, so far, as if there were a socket
+    between each two places of a communicator: sent, received, `busy_s` while a step waited for the network. A rank without a
+    ring of the plugin has none."""
+    found = []
+    for rank, pid in pids.items():
+        with contextlib.suppress(OSError, ConfigError):
+            found += [End(rank, "", each) for each in _sockets(read(folder / f"nccl-{pid}.ring").transfers)]
+    return found
+
+
+def _sockets(transfers: list[Transfer]) -> list[Socket]:
+    told = {(each.communicator.group, each.communicator.rank, each.peer, each.sends): each for each in transfers if each.communicator}
+    found = []
+    for group, mine, peer in dict.fromkeys(key[:3] for key in told):
+        sent, received = (told.get((group, mine, peer, sends), _NOTHING) for sends in (True, False))
+        local, remote = (f"{ADDRESS}{group:x}:{place}" for place in (mine, peer))
+        busy_s = sent.waited_ns / 1e9
+        found.append(Socket(0, local, remote, sent.queued_bytes, False, 0, sent.bytes, received.bytes, busy_s))
+    return found
 
 
 def read_records(path: Path, seen: int) -> tuple[npt.NDArray[np.void], int]:

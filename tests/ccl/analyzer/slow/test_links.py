@@ -94,6 +94,16 @@ def test_nothing_stands_out(changed: dict[str, dict[str, float]]) -> None:
     assert links.find(QUIET, looks(**changed)) is None
 
 
+@pytest.mark.parametrize(("by_sockets", "speed"), [(1, 5 * MB), (20, 100 * MB)])
+def test_what_nccl_counts_is_passed_over_where_sockets_carry_it(by_sockets: int, speed: float) -> None:
+    def look(at: int) -> list[Connection]:
+        sent = Socket(0, "nccl:c0ffee:0", "nccl:c0ffee:1", 1000, False, 0, 20 * at * MB, 0, 4.0 * at)  # at 5 MB/s
+        return [Connection(0, 1, sent), end((0, 1), by_sockets * at)]
+
+    found = flows([look(at) for at in range(4)])
+    assert found.get((0, 1)).speed_bytes_per_s == pytest.approx(speed, rel=0.1)
+
+
 def test_without_a_baseline_only_a_great_difference_counts() -> None:
     assert links.find(NOTHING, looks(p12={"rate": 30 * MB})) is None
     assert links.find(NOTHING, looks(p12={"rate": 5 * MB})).pairs == ((1, 2),)

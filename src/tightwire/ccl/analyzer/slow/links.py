@@ -2,12 +2,13 @@
 
 A pair is slow when what it sends, while it has something to send, goes at a fraction of its earlier speed and of what
 the others' go at, and not because the receiver does not read. Slow pairs with one rank in common are that rank's device.
-So is one pair, if what else its sender sends suffers as well, data and acknowledgements: they share its queue.
+So is one pair, if what else its sender sends suffers as well, data and acknowledgements: they share its queue. If that
+does not, the same is asked of what its receiver receives: it may receive from one rank only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,12 +17,14 @@ import numpy.typing as npt
 from tightwire.ccl.analyzer.stopped import Pair, devices
 from tightwire.ccl.connections import Connections, keys
 from tightwire.ccl.slots import Bools, Floats, Ints
+from tightwire.ccl.sources.nccl_plugin import ADDRESS
 
 BULK = 0.2  # of the bytes of the pair that sent most: the others' speed says nothing
 SLOWER = 0.4  # of the earlier speed, and of the median of the others'
 RECEIVER = 0.5  # of its busy time limited by the receiver: no fault of the link
 STANDING = 0.25  # bytes of a link that bounds stand in its queue; where they do less than that, or less often, it waits for another
 SOME = 0.05  # of the slow pair's bytes: less says nothing about a queue
+CARRIED = 0.5  # of what NCCL says it sent went over sockets: all of it does
 LEAST_BYTES = 20_000  # of a pair in a window, for its figures to say something
 ALIKE = 4.0  # times as many bytes at most, to be compared
 QUEUE, ROUND_TRIP = 0.35, 2.5  # of what the slow pair's round trip grew by, and times that of others: it waits in the same queue
@@ -113,6 +116,7 @@ def look(connections: Connections) -> npt.NDArray[np.void]:
     """What is kept of a look at the transport, without what tells no byte counts and who talks to itself."""
     use = ~np.isnan(connections["acked_bytes"]) & (connections["rank"] != connections["peer"])
     given = connections.take(np.flatnonzero(use))
+    given = given.take(np.flatnonzero(~_told_twice(given)))
     found = np.zeros(len(given), _LOOK)
     found["key"], found["rank"], found["peer"] = keys(given), given["rank"], given["peer"]
     found["acked"], found["queued"] = given["acked_bytes"], given["queued_bytes"] > 0
@@ -124,6 +128,18 @@ def look(connections: Connections) -> npt.NDArray[np.void]:
     ):
         found[name] = np.nan_to_num(given[column])
     return found.take(np.argsort(found["key"]))
+
+
+def _told_twice(given: Connections) -> Bools:
+    """[connections] which of them NCCL's proxies tell, though sockets carry those bytes: the kernel knows more about them."""
+    proxies: Bools = given["remote"].astype(f"S{len(ADDRESS)}") == ADDRESS.encode()
+    if not proxies.any():
+        return proxies
+    pairs, pair = np.unique(given["rank"].astype(np.int64) << 32 | given["peer"], return_inverse=True)
+    by_sockets = np.bincount(pair, np.where(proxies, 0.0, given["acked_bytes"]), len(pairs))
+    by_proxies = np.bincount(pair, np.where(proxies, given["acked_bytes"], 0.0), len(pairs))
+    found: Bools = proxies & (by_sockets >= CARRIED * by_proxies)[pair]
+    return found
 
 
 def flows(looks: Sequence[npt.NDArray[np.void]]) -> Flows:
@@ -168,15 +184,20 @@ def find(before: Flows, now: Flows) -> SlowLinks | None:
     pairs = sorted({(min(pair), max(pair)) for pair in senders})
     shared = devices(pairs)
     told: dict[Pair, tuple[Flow, Flow | None]] = {}
-    alone = []
     for pair in senders:
         flow = slow.get(pair)
         assert flow is not None, "the pair is one of these"
         told[pair] = flow, before.get(pair)
-        if not set(pair) & set(shared) and _shares_queue(pair, before, now):
-            alone.append(pair)
-    lone = {pair[0] for pair in alone if (pair[1], pair[0]) not in alone}
+    lone = [rank for pair in pairs if not set(pair) & set(shared) for rank in _device(pair, told, before, now)]
     return SlowLinks(tuple(pairs), tuple(sorted({*shared, *lone})), told)
+
+
+def _device(pair: Pair, slow: Container[Pair], before: Flows, now: Flows) -> set[int]:
+    """The end of a pair whose device is slow, if just one end's other packets suffer; `slow`: in which directions it is."""
+    ways = [each for each in (pair, pair[::-1]) if each in slow]
+    found = {each[0] for each in ways if _shares_queue(each, 0, before, now)}
+    found = found or {each[1] for each in ways if _shares_queue(each, 1, before, now)}
+    return found if len(found) == 1 else set()
 
 
 def _slow(bulk: Flows, before: Flows) -> Bools:
@@ -204,16 +225,17 @@ def _stands(values: Floats) -> Bools:
     return found
 
 
-def _shares_queue(pair: Pair, before: Flows, now: Flows) -> bool:
-    """Whether the other packets that the sender sends suffer as well: data to others; or, where it sends nobody else as
-    much, the answers to what it receives, whose round trips grow as the pair's own does."""
-    sender = pair[0]
-    mine = int(np.flatnonzero((now.rank == sender) & (now.peer == pair[1]))[0])
+def _shares_queue(pair: Pair, end: int, before: Flows, now: Flows) -> bool:
+    """Whether the other packets that the sender sends (`end` 0; 1: that the receiver receives) suffer as well: data to
+    others; or, where it sends nobody else as much, the answers to what it receives, whose round trips grow as the pair's own
+    does."""
+    rank, (near, far) = pair[end], (now.rank, now.peer)[:: 1 - 2 * end]
+    mine = int(np.flatnonzero((now.rank == pair[0]) & (now.peer == pair[1]))[0])
     sent = now.sent_bytes
     large = sent >= max(LEAST_BYTES, SOME * float(sent[mine]))
-    apart = (now.rank != sender) & (now.peer != sender)
-    beside = large & ~apart & ~(np.isin(now.rank, pair) & np.isin(now.peer, pair))
-    data = np.flatnonzero(beside & (now.rank == sender))
+    apart = (near != rank) & (far != rank)
+    beside = large & ~apart & ~(np.isin(near, pair) & np.isin(far, pair))
+    data = np.flatnonzero(beside & (near == rank))
     for index in data.tolist():
         alike = apart & (sent[index] / ALIKE < sent) & (sent < sent[index] * ALIKE)
         usual = float(np.median(now.delivery_bytes_per_s[alike])) if alike.any() else 0.0
@@ -223,7 +245,7 @@ def _shares_queue(pair: Pair, before: Flows, now: Flows) -> bool:
         return False
     grown_s = _grown(before, now)
     usual_rtt_s = float(np.median(now.rtt_s[apart & large])) if (apart & large).any() else np.inf
-    answers = beside & (now.peer == sender)
+    answers = beside & (far == rank)
     return bool((answers & (grown_s > QUEUE * grown_s[mine]) & (now.rtt_s > ROUND_TRIP * usual_rtt_s)).any())
 
 

@@ -85,8 +85,9 @@ def _rank(found: Finding, rank: int, seen: Evidence | None, throttled: Throttlin
 
 
 def _flow(pair: Pair, now: Flow, before: Flow | None) -> str:
+    trip = f", round trip {now.rtt_s * 1e3:.1f} ms" if now.rtt_s > 0 else ""  # NCCL's proxies do not know it
     usual = f", {before.speed_bytes_per_s / 1e6:.1f} before" if before is not None else ""
     return (
         f"rank {pair[0]} → rank {pair[1]}: {now.speed_bytes_per_s / 1e6:.1f} MB/s while it has bytes to send{usual}; bytes "
-        f"queued at {100 * now.queued:.0f} % of the looks, round trip {now.rtt_s * 1e3:.1f} ms"
+        f"queued at {100 * now.queued:.0f} % of the looks{trip}"
     )
