@@ -27,11 +27,13 @@ class Kinds:
     def numbers(self, kinds: Rows) -> Numbers:
         """Of rows of `KIND`, some perhaps new."""
         codes = kind_codes(kinds)
-        fresh, first = np.unique(codes, return_index=True)
-        new = first[~np.isin(fresh, self._codes)]
-        if len(new):
-            self._add(kinds[new], codes[new])
-        return self._numbers[np.searchsorted(self._codes, codes)]
+        at = np.searchsorted(self._codes, codes)
+        known = self._codes.take(at, mode="clip") == codes if len(self._codes) else np.zeros(len(codes), bool)
+        if not known.all():
+            fresh, first = np.unique(codes[~known], return_index=True)
+            self._add(kinds[~known][first], fresh)
+            at = np.searchsorted(self._codes, codes)
+        return self._numbers[at]
 
     def comparable(self, numbers: Numbers, pair: Bools) -> Words:
         """What the ranks of a round, or the ends of a `pair`, should have in common: a number for each call."""

@@ -123,11 +123,16 @@ class Packer:
         last = np.append(first[1:], len(writers))[: len(first)] - 1
         self._last_ns[writers[last]] = times[last]
         keys = _keys(writers, records["group"], records["seq"])
-        enters = records["kind"] == Kind.ENTERED
-        entered = np.zeros(int(enters.sum()), OPEN)
-        entered["key"], entered["rank"], entered["group"] = keys[enters], writers[enters], records["group"][enters]
-        entered["seq"], entered["entered"] = records["seq"][enters], times[enters]
-        entered["own"] = np.where(before[enters] == NONE, NONE, times[enters] - before[enters])
+        what = records["kind"]
+        enters = np.flatnonzero(what == Kind.ENTERED)
+        called, known = records.take(enters), len(self._open)
+        calls = np.empty(known + len(enters), OPEN)
+        calls[:known], entered = self._open, calls[known:]
+        entered["key"], entered["rank"], entered["group"] = keys[enters], writers[enters], called["group"]
+        entered["seq"], entered["entered"] = called["seq"], times[enters]
+        own = times[enters] - before[enters]
+        own[before[enters] == NONE] = NONE
+        entered["own"] = own
         kind = entered["kind"]
         for name, column in (
             ("bytes", "bytes"),
@@ -136,9 +141,8 @@ class Packer:
             ("partner", "peer"),
             ("dtype", "dtype"),
         ):
-            kind[name] = records[column][enters]
-        calls = np.concatenate([self._open, entered])
-        ends = (records["kind"] == Kind.DONE) | (records["kind"] == Kind.FAILED)
+            kind[name] = called[column]
+        ends = np.flatnonzero((what == Kind.DONE) | (what == Kind.FAILED))
         ended, failed = np.full(len(calls), NONE, np.int64), np.zeros(len(calls), bool)
         order = np.argsort(calls["key"], kind="stable")
         if len(calls):
@@ -146,7 +150,7 @@ class Packer:
             at = order[np.maximum(at, 0)]
             found = calls["key"][at] == keys[ends]
             ended[at[found]] = times[ends][found]
-            failed[at[found]] = records["kind"][ends][found] == Kind.FAILED
+            failed[at[found]] = what[ends][found] == Kind.FAILED
         self._open = calls.take(np.flatnonzero(ended == NONE))
         return calls, ended, failed
 
@@ -154,13 +158,18 @@ class Packer:
         """Which frames are told now."""
         same = np.zeros(len(frames), bool)
         if len(frames) == len(self._frames) and (owners == self._owners).all():
-            same = frames == self._frames
+            same = (_words(frames) == _words(self._frames)).all(axis=1)  # several times as fast as field by field
             self._age = np.where(same, self._age + 1, 0)
         else:
             self._age = np.zeros(len(frames), np.int64)
         self._frames, self._owners = frames, owners
         told: Bools = (self._age < REPEATED) | ((self._looks + owners) % REFRESHED == 0)
         return told
+
+
+def _words(rows: Rows) -> Words:
+    """[N, words] of rows whose size is a multiple of 8 bytes."""
+    return np.ascontiguousarray(rows).view(np.uint64).reshape(len(rows), rows.dtype.itemsize // 8)
 
 
 def _rank(sample: RankSample) -> tuple[object, ...]:

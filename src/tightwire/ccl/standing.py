@@ -6,6 +6,7 @@ Times are of the collector's clock as far as hosts' clocks agree; NaN: it never 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from tightwire.ccl.batch import Batch, Rows
 from tightwire.ccl.digest import RANK
@@ -15,7 +16,6 @@ GAPS_KEPT = 200
 SET_UP_EVENTS = 16  # a pause before these is import, connection and compilation: no rhythm of the job
 IO_BYTES = 2**20  # that much read or written is a sign of life: a checkpoint, a data set
 STARVED_SHARE = 1 / 3  # of a silence, at most, is put down to the machine
-STOPPED, DEAD = [b"T", b"t"], [b"", b"Z", b"X"]
 ERROR = 2  # a goodbye
 _TIMES = (
     ("seen_s", np.nan), ("progress_s", 0.0), ("stopped_since_s", np.nan), ("left_since_s", np.nan),
@@ -65,10 +65,10 @@ class Standing:
         done = rows["io_bytes"].astype(np.float64)
         read = np.abs(done - self.io_before_bytes[rank]) >= IO_BYTES
         self.io_s[rank[read]], self.io_before_bytes[rank[read]] = at_s[read], done[read]
-        stopped = np.isin(rows["state"], STOPPED)
+        stopped = (rows["state"] == b"T") | (rows["state"] == b"t")
         since_s = self.stopped_since_s[rank]
         self.stopped_since_s[rank] = np.where(stopped, np.where(np.isnan(since_s), at_s, since_s), np.nan)
-        gone = np.isnan(self.left_since_s[rank]) & (np.isin(rows["state"], DEAD) | (rows["goodbye"] == ERROR))
+        gone = np.isnan(self.left_since_s[rank]) & (_dead(rows["state"]) | (rows["goodbye"] == ERROR))
         self.left_since_s[rank[gone]] = at_s[gone]
         return use, restarted[use]
 
@@ -88,7 +88,7 @@ class Standing:
 
     @property
     def dead(self) -> Bools:
-        found: Bools = self.known & np.isin(self.rows["state"], DEAD)
+        found: Bools = self.known & _dead(self.rows["state"])
         return found
 
     @property
@@ -118,3 +118,8 @@ class Standing:
         self._gaps_s = np.concatenate([self._gaps_s, np.zeros((more, GAPS_KEPT), np.float32)])
         for name, value in _TIMES:
             setattr(self, name, np.concatenate([getattr(self, name), np.full(more, value)]))
+
+
+def _dead(state: npt.NDArray[np.bytes_]) -> Bools:
+    found: Bools = (state == b"") | (state == b"Z") | (state == b"X")
+    return found

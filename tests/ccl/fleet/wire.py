@@ -131,11 +131,9 @@ class Wire:
             both = {(each.rank, each.peer) for each in told}
             for each in told:
                 if each.rank in ask.pids:
-                    ends.append(
-                        End(each.rank, "", Socket(0, each.local, each.remote, *msgspec.structs.astuple(each)[4:]))
-                    )
+                    ends.append(End(each.rank, "", each.socket))
                 if each.peer in ask.pids and (each.peer, each.rank) not in both:
-                    ends.append(End(each.peer, "", Socket(0, each.remote, each.local, 0, False, 0, 0)))
+                    ends.append(End(each.peer, "", Socket(0, each.socket.remote, each.socket.local, 0, False, 0, 0)))
         self.hosts.take(Answer(agent.about, ask.number, ends=ends), self.clock.now_s())
 
 
