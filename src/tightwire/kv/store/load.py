@@ -1,13 +1,10 @@
-"""Loading a run of values as a pipeline: fetch (the store's threads) | decode (one thread) | hand over (the caller).
-
-It takes about as long as its slowest part; at most `parallel + 2` values and three blocks are in memory.
+"""Loading a run of values: while one is decoded and handed over, in the caller's thread, the next ones are on their way
+in the store's. A block is handed over while it is still in the processor's caches; at most `parallel + 2` values and one
+block are in memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +13,6 @@ from tightwire.errors import FrameError
 from tightwire.kv.block import KVBlock
 from tightwire.kv.store.store import Pending, Store
 
-_BLOCKS_AHEAD = 2
 _NOT_ITS_FAULT = {"strategy", "table"}  # the value may be good for a process with more stages or tables
 
 
@@ -24,7 +20,7 @@ _NOT_ITS_FAULT = {"strategy", "table"}  # the value may be good for a process wi
 class Loaded:
     """The first `tokens` tokens were handed over; `missing` are the (start, stop) of those asked for that were not, and
     `error` says why. `wire_s`: seconds in which at least one value was on its way, for `wire_bytes`; for a
-    LinkEstimator. `decode_s`: seconds of decoding. Parts overlap: their sum may exceed the time the load took."""
+    LinkEstimator. `decode_s`: seconds of decoding. They overlap: their sum may exceed the time the load took."""
 
     tokens: int
     missing: list[tuple[int, int]]
@@ -46,60 +42,42 @@ class Load:
         self, store: Store, keys: Sequence[str], max_bytes: int, decode: Callable[[int, memoryview], KVBlock]
     ) -> None:
         self._store, self._keys, self._max_bytes, self._decode = store, keys, max_bytes, decode
-        self._blocks: queue.Queue[KVBlock | None] = queue.Queue(_BLOCKS_AHEAD)
-        self._stopped = threading.Event()
         self._spans: list[tuple[float, float]] = []
         self.error: str | None = None
         self.wire_bytes, self.decode_s, self.handed_over = 0, 0.0, 0
 
     def run(self, on_block: Callable[[KVBlock], None], timeout_s: float | None) -> None:
         """Every block to `on_block`, in order and in this thread, until one is missing or `timeout_s` is over."""
-        clock = self._store.clock
-        deadline_s = None if timeout_s is None else clock.now_s() + timeout_s
-        worker = threading.Thread(target=self._work, name="tightwire-store-decode", daemon=True)
-        worker.start()
+        deadline_s = None if timeout_s is None else self._store.clock.now_s() + timeout_s
+        underway: deque[Pending[memoryview | None]] = deque()
+        coming = iter(self._keys)
         try:
-            while True:
-                left_s = None if deadline_s is None else max(deadline_s - clock.now_s(), 0.0)
+            for index, key in enumerate(self._keys):
+                while len(underway) < self._store.parallel + 2 and (ahead := next(coming, None)) is not None:
+                    underway.append(self._store.start_get(ahead, self._max_bytes))
+                pending = underway.popleft()
                 try:
-                    block = self._blocks.get(timeout=left_s)
-                except queue.Empty:
-                    self.error = f"timeout: {self.handed_over} of {len(self._keys)} values within {timeout_s:g} s"
+                    block = self._take(index, key, pending, deadline_s)
+                except TimeoutError:
+                    pending.cancel()
+                    self.error = f"timeout: {index} of {len(self._keys)} values within {timeout_s:g} s"
                     return
                 if block is None:
                     return
                 on_block(block)
                 self.handed_over += 1
         finally:
-            self._stopped.set()
-            with contextlib.suppress(queue.Empty):  # the worker may wait for room
-                while True:
-                    self._blocks.get_nowait()
+            for pending in underway:
+                pending.cancel()
 
     @property
     def wire_s(self) -> float:
         return covered_s(self._spans)
 
-    def _work(self) -> None:
-        underway: deque[Pending[memoryview | None]] = deque()
-        try:
-            coming = iter(self._keys)
-            for index, key in enumerate(self._keys):
-                while len(underway) < self._store.parallel + 2 and (ahead := next(coming, None)) is not None:
-                    underway.append(self._store.start_get(ahead, self._max_bytes))
-                block = self._take(index, key, underway.popleft())
-                if block is None or self._stopped.is_set():
-                    return
-                self._blocks.put(block)
-        except Exception as error:  # whatever it is, the engine recomputes
-            self.error = f"value {index}: {type(error).__name__}: {error}"
-        finally:
-            for pending in underway:
-                pending.cancel()
-            self._blocks.put(None)
-
-    def _take(self, index: int, key: str, pending: Pending[memoryview | None]) -> KVBlock | None:
-        value = pending.result()
+    def _take(
+        self, index: int, key: str, pending: Pending[memoryview | None], deadline_s: float | None
+    ) -> KVBlock | None:
+        value = pending.result(deadline_s)
         if value is None:
             self.error = f"value {index}: {self._store.error or 'not there'}"
             return None
@@ -112,9 +90,11 @@ class Load:
             self.error = f"value {index}: {error}"
             if error.reason not in _NOT_ITS_FAULT:
                 self._store.remove(key)
-            return None
+        except Exception as error:  # whatever it is, the engine recomputes
+            self.error = f"value {index}: {type(error).__name__}: {error}"
         finally:
             self.decode_s += self._store.clock.now_s() - start_s
+        return None
 
 
 def covered_s(spans: Iterable[tuple[float, float]]) -> float:

@@ -32,14 +32,18 @@ class Pending(Generic[T]):
         self.future: Future[T] | None = None
         self._asked_s = self.begin_s = self.end_s = store.clock.now_s()
 
-    def result(self) -> T:
-        """The answer, or the miss where the backend failed, is too late or was not asked."""
+    def result(self, deadline_s: float | None = None) -> T:
+        """The answer, or the miss where the backend failed, is too late or was not asked. TimeoutError when the
+        store's clock passes `deadline_s` before that."""
         while self.future is not None:
+            left_s = float("inf") if deadline_s is None else deadline_s - self._store.clock.now_s()
             try:
-                return self.future.result(max(self._patience_s(), 0.0))
+                return self.future.result(max(min(self._patience_s(), left_s), 0.0))
             except CancelledError:
                 break
             except TimeoutError:
+                if deadline_s is not None and self._store.clock.now_s() >= deadline_s:
+                    raise
                 if self._patience_s() <= 0:
                     self.future.cancel()
                     self._store.fail(f"no answer within {self._store.timeout_s:g} s")

@@ -7,18 +7,18 @@ so that what is late or sent twice never reaches another attempt.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import msgspec
 
 from tightwire.errors import LinkError
+from tightwire.net.messages import decode
 
 VERSION = 2
 MAX_ID_CHARS = 256
 MAX_FRAMES = 2**20  # of one transfer
 MAX_TEXT_CHARS = 4096
 MAX_MESSAGE_BYTES = 2**20  # of one control message: a report names every gap
-M = TypeVar("M")
+_WHAT = "a message of the transfer protocol"
 _LIMIT_TEXT = "{} has {} characters; the limit is {}"
 
 
@@ -117,7 +117,7 @@ encode = msgspec.msgpack.encode
 
 def decode_to_receiver(data: bytes | memoryview) -> ToReceiver:
     """Raises LinkError for anything that is not one of the messages above or is out of range."""
-    message: ToReceiver = _decode(_TO_RECEIVER, data)
+    message: ToReceiver = decode(_TO_RECEIVER, data, MAX_MESSAGE_BYTES, _WHAT)
     if isinstance(message, Begin) and len(message.transfer) > MAX_ID_CHARS:
         raise LinkError(_LIMIT_TEXT.format("a transfer id", len(message.transfer), MAX_ID_CHARS))
     if isinstance(message, Cancel) and len(message.reason) > MAX_TEXT_CHARS:
@@ -130,16 +130,7 @@ def decode_to_receiver(data: bytes | memoryview) -> ToReceiver:
 
 def decode_to_sender(data: bytes | memoryview) -> ToSender:
     """Raises LinkError for anything that is not one of the messages above."""
-    message: ToSender = _decode(_TO_SENDER, data)
+    message: ToSender = decode(_TO_SENDER, data, MAX_MESSAGE_BYTES, _WHAT)
     if not all(math.isfinite(getattr(message, name, 0.0)) for name in ("arrived_s", "decode_s")):
         raise LinkError(f"a time that is none: {message}")
     return message
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[M], data: bytes | memoryview) -> M:
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise LinkError(f"a message of {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}")
-    try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise LinkError(f"not a message of the transfer protocol: {error}") from error

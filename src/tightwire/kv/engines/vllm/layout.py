@@ -20,12 +20,13 @@ import torch
 from tightwire.errors import LayoutError
 
 _Split = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-_Join = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+_Join = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`split`: contiguous cache blocks `[B, H, N, 2·D]` to K and V, each `[B, H, N, D]`; `join`: its inverse."""
+    """`split`: contiguous cache blocks `[B, H, N, 2·D]` to K and V, each `[B, H, N, D]`; `join`: from K and V, each
+    `[…, H, N, D]`, to contiguous cache blocks `[…, H, N, 2·D]`, its third argument."""
 
     name: str
     split: _Split
@@ -78,12 +79,10 @@ class Layout:
             whole = [_tokens_first(side, len(caches)).contiguous() for side in sides]
             for target, source in zip(whole, (k, v), strict=True):
                 target[:, :, offset : offset + stop - start] = source.to(cache.device)
-        blocks = [
-            x.reshape(len(caches), heads, len(ids), block_tokens, dim).transpose(1, 2).reshape(-1, heads, block_tokens, dim)
-            for x in whole
-        ]
-        joined = self.join(*blocks)
-        for each, part in zip(caches, joined.view(len(caches), -1, *joined.shape[1:]), strict=True):
+        k, v = (x.reshape(len(caches), heads, len(ids), block_tokens, dim).transpose(1, 2) for x in whole)
+        joined = torch.empty(len(caches), len(ids), *cache.shape[1:], dtype=cache.dtype, device=cache.device)
+        self.join(k, v, joined)
+        for each, part in zip(caches, joined, strict=True):
             each[ids] = part
 
 
@@ -106,12 +105,7 @@ def _tokens_first(x: torch.Tensor, layers: int = 1) -> torch.Tensor:
 
 
 def _halves(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return blocks.reshape(*blocks.shape[:2], 2, -1).unbind(2)  # type: ignore[return-value]
-
-
-def _whole(k: torch.Tensor, v: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    b, h, n, d = shape
-    return torch.stack((k.reshape(b, h, n * d), v.reshape(b, h, n * d)), 2).reshape(b, h, n, 2 * d)
+    return blocks.view(*blocks.shape[:-2], 2, -1).unbind(-2)  # type: ignore[return-value]
 
 
 def _split_vec(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,8 +114,10 @@ def _split_vec(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return k.reshape(b, h, dd // 2, n).transpose(2, 3), v.reshape(b, h, n, dd // 2)
 
 
-def _join_vec(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return _whole(k.transpose(2, 3), v, k.shape)
+def _join_vec(k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+    first, second = _halves(out)
+    first.view(k.mT.shape).copy_(k.mT)
+    second.view(v.shape).copy_(v)
 
 
 def _split_amx(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,11 +129,13 @@ def _split_amx(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return k, v
 
 
-def _join_amx(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    b, h, n, d = k.shape
-    packed_k = k.reshape(b, h, n // 16, 16, d // 2, 2).transpose(3, 4)
-    packed_v = v.reshape(b, h, n // 2, 2, d // 16, 16).permute(0, 1, 4, 2, 5, 3)
-    return _whole(packed_k, packed_v, k.shape)
+def _join_amx(k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+    n, d = k.shape[-2:]
+    first, second = _halves(out)
+    packed_k = k.reshape(*k.shape[:-2], n // 16, 16, d // 2, 2).transpose(-3, -2)
+    packed_v = v.reshape(*v.shape[:-2], n // 2, 2, d // 16, 16).movedim((-2, -1), (-4, -2))
+    first.view(packed_k.shape).copy_(packed_k)
+    second.view(packed_v.shape).copy_(packed_v)
 
 
 def _split_last(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,8 +143,10 @@ def _split_last(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return k, v
 
 
-def _join_last(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return torch.cat((k, v), dim=3)
+def _join_last(k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
+    dim = k.shape[-1]
+    out[..., :dim] = k
+    out[..., dim:] = v
 
 
 CPU_VEC = Layout("cpu-vec", _split_vec, _join_vec)

@@ -33,7 +33,7 @@ from tightwire.kv.profiles import ProfileLibrary
 from tightwire.kv.store import PrefixStore
 
 logger = logging.getLogger(f"vllm.{__name__}")
-_IDLE_WAIT_S = 0.003  # as long may a new request wait for an engine that waits for loads
+_IDLE_WAIT_S = 0.005  # as long may a new request wait for an engine that waits for loads
 
 
 class Worker:

@@ -99,9 +99,10 @@ class Allocate(Quantizer):
         width = self.width(shape[3])
         segments = shape[0] * shape[1] * shape[3] // width
         chosen: U8 = read_array("the levels of the segments", data, "u1", (segments,))
-        if chosen.max() >= len(MENU):
-            raise FrameError("payload", f"{chosen.max()} is not an index into the {len(MENU)} level counts")
-        if _BITS[chosen].mean() > self.centibits / 100 + 1e-9:
+        counts = np.bincount(chosen, minlength=len(MENU))
+        if len(counts) > len(MENU):
+            raise FrameError("payload", f"{len(counts) - 1} is not an index into the {len(MENU)} level counts")
+        if counts @ _BITS > (self.centibits / 100 + 1e-9) * segments:
             raise FrameError("payload", f"the levels take more than {self.centibits / 100} bits for each value")
         return Layout(MENU[chosen], width * shape[2], segments + _CELLS.params_bytes(shape))
 

@@ -86,6 +86,6 @@ def read(params: Buffer, shape: Shape, cells: Cells) -> tuple[U16, U16]:
     require_bytes("the parameters", params, cells.params_bytes(shape))
     both: U16 = np.frombuffer(params, "<u2")
     lo, step = (both[:0], both) if cells.symmetric else (both[: both.size // 2], both[both.size // 2 :])
-    if ((lo & 0x7F80) == 0x7F80).any() or (step >= 0x7F80).any():
+    if (lo & 0x7FFF).max(initial=0) >= 0x7F80 or step.max(initial=0) >= 0x7F80:
         raise FrameError("payload", "a group's parameters are not finite")
     return lo, step
