@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import statistics
 import subprocess
-from pathlib import Path
 
 import msgspec
 
@@ -23,6 +22,7 @@ from drills.cases import Case, Clean
 from drills.costs import Pair
 from drills.playing import CLEAN_STEPS, Played, play
 from harness import Result, parser, publish
+from notes import Notes
 from tightwire.ccl import score
 from tightwire.ccl.faults.inject import LASTING
 from tightwire.ccl.faults.launch import import_ahead
@@ -37,29 +37,6 @@ class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
     played: Played | None = None
     pair_number: int | None = None
     pair: Pair | None = None
-
-
-class Notes:
-    """All runs so far, in a file that is appended to."""
-
-    def __init__(self, path: Path | None, seed: int, resume: bool) -> None:
-        self._path, self._seed = path, seed
-        self.noted: list[Noted] = []
-        if path is not None and path.exists():
-            lines = path.read_text().splitlines() if resume else []
-            self.noted = [msgspec.json.decode(line, type=Noted) for line in lines]
-            path.write_text("".join(f"{line}\n" for line in lines))
-
-    def of(self, kind: Case | Clean | int) -> Noted | None:
-        """What came of that run, if it is over."""
-        same = (n for n in self.noted if kind in (n.case, n.clean, n.pair_number) and n.seed == self._seed)
-        return next(same, None)
-
-    def add(self, noted: Noted) -> None:
-        self.noted.append(noted)
-        if self._path is not None:
-            with self._path.open("ab") as file:
-                file.write(msgspec.json.encode(noted) + b"\n")
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -155,7 +132,7 @@ def main() -> None:
     arguments_parser.add_argument("--resume", action="store_true", help="go on after the runs in FILE.runs")
     arguments = arguments_parser.parse_args()
     seed, file = arguments.seed, arguments.json
-    notes = Notes(None if file is None else file.with_suffix(file.suffix + ".runs"), seed, arguments.resume)
+    notes = Notes(Noted, file, seed, arguments.resume)
     call = call_cost()
     import_ahead()
 
@@ -167,15 +144,15 @@ def main() -> None:
         *cases.without(arguments.clean, arguments.ranks, arguments.jobs),
     ]
     for each in chosen:
-        if notes.of(each) is None:
+        known = {"case": each} if isinstance(each, Case) else {"clean": each}
+        if not notes.has(**known):
             played = play(each)
-            known = {"case": each} if isinstance(each, Case) else {"clean": each}
             notes.add(Noted(seed, played=played, **known))
             print(told(each, played), flush=True)
             with contextlib.redirect_stdout(io.StringIO()):
                 publish("diagnosis", results(), file)
     for number in range(arguments.pairs):
-        if notes.of(number) is None:
+        if not notes.has(pair_number=number):
             try:
                 notes.add(Noted(seed, pair_number=number, pair=costs.pair(number)))
             except (OSError, ValueError, subprocess.SubprocessError) as error:  # it has no times: the job did not get through

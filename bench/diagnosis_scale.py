@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from harness import Report, Result, parser, publish
+from notes import Notes
 from scale import cases, clean, costs, figure, playing
 from scale.cases import Case
 from scale.clean import Hour, Spent
@@ -35,40 +36,19 @@ class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
     cost: Cost | None = None
 
 
-class Notes:
-    """All parts so far of one seed, in a file that is appended to."""
-
-    def __init__(self, path: Path | None, seed: int, resume: bool) -> None:
-        self._path, self._seed = path, seed
-        lines = path.read_text().splitlines() if path is not None and path.exists() and resume else []
-        self.noted = [each for line in lines if (each := msgspec.json.decode(line, type=Noted)).seed == seed]
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{line}\n" for line in lines))
-
-    def has(self, part: Case | Hour | int) -> bool:
-        return any(part in (each.case, each.hour, each.size) for each in self.noted)
-
-    def add(self, noted: Noted) -> None:
-        self.noted.append(noted)
-        if self._path is not None:
-            with self._path.open("ab") as file:
-                file.write(msgspec.json.encode(noted) + b"\n")
-
-
 def main() -> None:
     arguments = _arguments()
     seed, file = arguments.seed, arguments.json
-    notes = Notes(None if file is None else file.with_suffix(file.suffix + ".runs"), seed, arguments.resume)
+    notes = Notes(Noted, file, seed, arguments.resume)
     for size in arguments.sizes:
-        if not notes.has(size):
+        if not notes.has(size=size):
             notes.add(Noted(seed, size=size, cost=costs.measure(size, seed)))
             print(notes.noted[-1].cost, flush=True)
     for ranks, count in zip(arguments.ranks, arguments.incidents, strict=True):
-        _play([each for each in cases.incidents(ranks, count, seed) if not notes.has(each)], notes, seed)
+        _play([each for each in cases.incidents(ranks, count, seed) if not notes.has(case=each)], notes, seed)
     for number in range(arguments.hours):
         hour = Hour(number, arguments.clean_ranks)
-        if not notes.has(hour):
+        if not notes.has(hour=hour):
             notes.add(Noted(seed, hour=hour, spent=clean.spend(hour, seed)))
             print(hour, notes.noted[-1].spent, flush=True)
     measured = [each.cost for each in notes.noted if each.cost is not None]
@@ -104,7 +84,7 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _play(left: list[Case], notes: Notes, seed: int) -> None:
+def _play(left: list[Case], notes: Notes[Noted], seed: int) -> None:
     """Those of one cluster after the other: its first steps are run once."""
     for ranks, layout in sorted({(each.ranks, each.layout) for each in left}):
         watched = playing.warm(cases.LAYOUTS[ranks][layout], seed)

@@ -15,6 +15,7 @@ import numpy as np
 
 from tightwire.ccl.summary import GroupFacts
 from tightwire.errors import LinkError
+from tightwire.net import messages
 
 MAX_BYTES = 16 * 2**20
 MAX_RANKS = 2**17
@@ -61,12 +62,7 @@ encode = msgspec.msgpack.encode
 def decode(data: bytes | memoryview) -> Digest:
     """Raises LinkError for what is no digest or has more or larger parts than a host's could; whether the rows fit together
     is seen when they are read."""
-    if len(data) > MAX_BYTES:
-        raise LinkError(f"a digest of {len(data)} bytes; the limit is {MAX_BYTES}")
-    try:
-        digest = _DECODER.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise LinkError(f"not a digest: {error}") from error
+    digest = messages.decode(_DECODER, data, MAX_BYTES, "a digest")
     if not math.isfinite(digest.at_s):
         raise LinkError(f"not a digest: its time is {digest.at_s}")
     for count, most in (

@@ -14,12 +14,11 @@ from tightwire.ccl.actions import Actions, Command, Metrics, Webhook
 from tightwire.ccl.verdict import Verdict
 from tightwire.ccl.watcher import Watcher
 from tightwire.cli import ccl_diagnose, ccl_drill, ccl_hosts, ccl_report, ccl_top
-from tightwire.cli.ccl_panel import panel
+from tightwire.cli.ccl_panel import HANG_STATUS, panel
 from tightwire.errors import ConfigError
 from tightwire.report import text
 
 app = typer.Typer(help="Know why a collective is stuck: which rank, why, and the evidence.", no_args_is_help=True)
-HANG_STATUS = 3
 ccl_diagnose.register(app)
 ccl_drill.register(app)
 ccl_hosts.register(app)

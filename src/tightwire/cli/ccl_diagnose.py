@@ -11,10 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from tightwire.ccl.verdict import Verdict
-from tightwire.cli.ccl_panel import panel
+from tightwire.cli.ccl_panel import HANG_STATUS, panel
 from tightwire.errors import ConfigError
-
-HANG_STATUS = 3
 
 
 def register(app: typer.Typer) -> None:

@@ -11,12 +11,11 @@ from rich.console import Console
 from tightwire.ccl.actions import Actions, Command, Metrics, Webhook
 from tightwire.ccl.fleet.backlog import DEFAULT_BYTES
 from tightwire.ccl.fleet.judging import Judging, News
-from tightwire.cli.ccl_panel import panel
+from tightwire.cli.ccl_panel import HANG_STATUS, panel
 from tightwire.core.clock import MonotonicClock
 from tightwire.errors import ConfigError
 from tightwire.net.keys import Keys, load_authorized
 
-HANG_STATUS = 3
 DEFAULT_LISTEN = "tcp://127.0.0.1:7711"
 
 

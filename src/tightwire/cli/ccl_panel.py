@@ -1,4 +1,4 @@
-"""A verdict in the terminal."""
+"""A verdict in the terminal, and in the exit status."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 from tightwire.ccl.verdict import TITLES, Verdict
+
+HANG_STATUS = 3  # a hang was told
 
 
 def panel(verdict: Verdict, closing: str) -> Panel:

@@ -8,7 +8,6 @@ the way goes again, and what arrives twice is dropped.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import msgspec
 import zstandard
@@ -19,6 +18,7 @@ from tightwire.ccl.throttling import Throttling
 from tightwire.ccl.transport import End
 from tightwire.core.events import RECORD
 from tightwire.errors import LinkError
+from tightwire.net.messages import decode
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 16 * 2**20
@@ -27,7 +27,7 @@ MAX_NAME_CHARS = 256
 MAX_RANKS, MAX_RANK, MAX_GROUPS, MAX_UNSEEN = 4096, 2**20, 2**18, 256
 MAX_ENDS = 2**17
 _UNSIGNED = 2**64
-M = TypeVar("M")
+_WHAT = "a message of agents and collectors"
 
 
 class About(msgspec.Struct, frozen=True, array_like=True):
@@ -122,7 +122,7 @@ encode = msgspec.msgpack.encode
 
 def decode_to_collector(data: bytes | memoryview) -> ToCollector:
     """Raises LinkError for anything that is not one of the messages above or is out of range."""
-    message: ToCollector = _decode(_TO_COLLECTOR, data)
+    message: ToCollector = decode(_TO_COLLECTOR, data, MAX_MESSAGE_BYTES, _WHAT)
     about = message.about
     if not (0 < len(about.job) <= MAX_NAME_CHARS and 0 < len(about.host) <= MAX_NAME_CHARS):
         raise LinkError(f"a name of {len(about.job)} or {len(about.host)} characters; the limit is {MAX_NAME_CHARS}")
@@ -139,7 +139,7 @@ def decode_to_collector(data: bytes | memoryview) -> ToCollector:
 
 def decode_to_agent(data: bytes | memoryview) -> ToAgent:
     """Raises LinkError likewise."""
-    message: ToAgent = _decode(_TO_AGENT, data)
+    message: ToAgent = decode(_TO_AGENT, data, MAX_MESSAGE_BYTES, _WHAT)
     if isinstance(message, Welcome) and not math.isfinite(message.replay_s):
         raise LinkError("a time that is none")
     return message
@@ -180,12 +180,3 @@ def _wrong(summary: Summary) -> str | None:
         if not 0 <= facts.group < _UNSIGNED or not all(0 <= rank < MAX_RANK for rank in facts.ranks):
             return f"group {facts.group}"
     return None
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[M], data: bytes | memoryview) -> M:
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise LinkError(f"a message of {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}")
-    try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise LinkError(f"not a message of agents and collectors: {error}") from error

@@ -13,13 +13,13 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from tightwire.ccl import watch
 from tightwire.ccl.agent import Agent
 from tightwire.ccl.fleet.answering import Answering
 from tightwire.ccl.fleet.backlog import Backlog
 from tightwire.ccl.fleet.messages import About, Body, pack
+from tightwire.ccl.fleet.uplink import Uplink
 from tightwire.ccl.probe.process import read
 from tightwire.ccl.probe.ring import read_state
 from tightwire.ccl.watcher import CALM_EVERY_S
@@ -28,17 +28,6 @@ from tightwire.errors import ConfigError
 
 FLUSH_S = 3.0  # after the last look
 _NAMESPACE, _BOOT = Path("/proc/self/ns/net"), Path("/proc/sys/kernel/random/boot_id")
-
-
-class Uplink(Protocol):
-    """A connection to collectors; nothing waits for it."""
-
-    def wake(self) -> None: ...
-
-    @property
-    def idle(self) -> bool: ...
-
-    def close(self) -> None: ...
 
 
 Connect = Callable[[About, Backlog, Answering], Uplink]

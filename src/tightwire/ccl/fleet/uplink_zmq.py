@@ -1,68 +1,39 @@
-"""An agent's connection to its collector over ZeroMQ: one thread that owns the socket. Nothing waits for it."""
+"""An agent's connection to its collector over ZeroMQ."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable
 
 import zmq
 
 from tightwire.ccl.fleet.answering import Answering
 from tightwire.ccl.fleet.backlog import Backlog
-from tightwire.ccl.fleet.messages import About, Answer, Ask, Bye, decode_to_agent, encode
-from tightwire.ccl.fleet.sending import Sending
+from tightwire.ccl.fleet.messages import About, Bye, encode
+from tightwire.ccl.fleet.uplink import Uplink
 from tightwire.core.clock import Clock
-from tightwire.errors import LinkError
 from tightwire.net import sockets
 from tightwire.net.keys import Keys
 
 _TICK_MS = 100
 RENEW_S = 10.0  # without a word: what still stands in the socket is thrown away with it
-MAX_ANSWERS = 64
 
 
-class ZmqUplink:
-    """To the collector at `endpoint`, whose public key is in `keys`. `say` gets a sentence when the state of the
-    connection changes."""
+class ZmqUplink(Uplink):
+    """To the collector at `endpoint`, whose public key is in `keys`."""
 
     def __init__(
         self, endpoint: str, keys: Keys | None, about: About, backlog: Backlog, answering: Answering, clock: Clock,
         say: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self._endpoint, self._keys, self._about, self._clock, self._say = endpoint, keys, about, clock, say
-        self._answering = answering
-        answering.deliver = self._deliver
-        self._sending = Sending(about, backlog, clock)
-        self._answers: deque[Answer] = deque(maxlen=MAX_ANSWERS)
-        self._waker = sockets.Waker()
+        self._endpoint, self._keys, self._clock = endpoint, keys, clock
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket, self._monitor = sockets.connected(self._context, endpoint, keys, queue=False)
-        self._closing, self._told = False, ""
         self._renewed_s = clock.now_s()
-        self._thread = threading.Thread(target=self._exchange, name="tightwire-uplink", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """There is something new in the backlog."""
-        self._waker.wake()
-
-    @property
-    def idle(self) -> bool:
-        """Everything has been delivered."""
-        return self._sending.idle
+        super().__init__(f"collector {endpoint}", about, backlog, answering, clock, say)
 
     def close(self) -> None:
-        """Says goodbye, if anybody listens."""
-        self._closing = True
-        self._waker.wake()
-        self._thread.join()
-        self._waker.close()
+        super().close()
         self._context.term()
-
-    def _deliver(self, answer: Answer) -> None:
-        self._answers.append(answer)
-        self._waker.wake()
 
     def _exchange(self) -> None:
         poller = zmq.Poller()
@@ -106,21 +77,11 @@ class ZmqUplink:
                 data = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            try:
-                message = decode_to_agent(data)
-            except LinkError:
-                continue
-            self._renewed_s = self._clock.now_s()
-            if isinstance(message, Ask):
-                self._answering.take(message)
-            else:
-                self._sending.hear(message)
-                self._state("connected")
+            if self._hear(data):
+                self._renewed_s = self._clock.now_s()
 
     def _send_all(self) -> None:
-        while self._answers:
-            self._send(encode(self._answers.popleft()))
-        for message in self._sending.due():
+        for message in self._due():
             if not self._send(encode(message)):
                 self._sending.lost()
                 return
@@ -131,8 +92,3 @@ class ZmqUplink:
         except zmq.ZMQError:
             return False
         return True
-
-    def _state(self, state: str) -> None:
-        if state != self._told:
-            self._told = state
-            self._say(f"collector {self._endpoint}: {state}")
