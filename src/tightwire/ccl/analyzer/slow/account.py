@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tightwire.ccl.analyzer.slow.sites import CallSites
 from tightwire.ccl.analyzer.slow.timing import Timing
-from tightwire.ccl.slots import Floats, Ints, Words
+from tightwire.ccl.slots import Bools, Floats, Ints, Words
 
 WARM_UP, LEARNT = 4, 12  # steps
 KEPT = 64  # steps
@@ -60,9 +60,7 @@ class _Rounds:
             timing.rank[some].astype(np.int32), timing.late_s[some].astype(np.float32), timing.own_s[some].astype(np.float32),
         )  # fmt: skip
 
-    def after(self, edge_s: float) -> _Rounds:
-        """Those that were over after `edge_s`."""
-        keep = self.over_s > edge_s
+    def only(self, keep: Bools) -> _Rounds:
         if keep.all():
             return self
         members, number = keep[self.round], (np.cumsum(keep) - 1).astype(np.int32)
@@ -86,6 +84,7 @@ class Account:
         self.transfer_s: deque[Floats] = deque(maxlen=KEPT)
         self.steps = 0
         self._waiting: list[_Rounds] = []  # not accounted yet
+        self._newest_s = -np.inf  # end of a round
         self._sites = CallSites()
         self._ends_s: list[float] = []  # of the anchor, not accounted yet
 
@@ -94,16 +93,18 @@ class Account:
         than these may be known soon from `settled_s` on."""
         rounds = _Rounds.of(timing)
         self._waiting.append(rounds)
-        fresh = [rounds]
+        self._newest_s = max(self._newest_s, float(rounds.over_s.max()))
+        fresh = 1
         if self._sites.anchor is None:
             self._sites.count(timing)
             if not self._sites.find(waiting):
                 return 0
             self.groups = 1 + max(int(each.group.max()) for each in self._waiting)
             self.ranks = 1 + max(int(each.rank.max(initial=0)) for each in self._waiting)
-            fresh = self._waiting
-        for each in fresh:
+            fresh = len(self._waiting)
+        for each in self._waiting[-fresh:]:
             self._ends_s += each.over_s[self._sites.is_anchor(each.group, each.site)].tolist()
+        self._waiting[-fresh:] = [self._regular(each) for each in self._waiting[-fresh:]]
         self._ends_s.sort()
         return self._settle(settled_s)
 
@@ -134,8 +135,7 @@ class Account:
         transfer, heard = (np.zeros(count * self.groups) for _ in range(2))
         for rounds in self._waiting:
             step = np.searchsorted(edges, rounds.over_s) - 1
-            known = (rounds.group < self.groups) & self._sites.regular(rounds.group, rounds.site)
-            inside = (step >= 0) & (step < count) & known
+            inside = (step >= 0) & (step < count)
             at = step[inside] * self.groups + rounds.group[inside]
             transfer += np.bincount(at, rounds.transfer_s[inside], len(transfer))
             heard += np.bincount(at, minlength=len(heard))
@@ -143,7 +143,8 @@ class Account:
             at = step[rounds.round[mine]] * self.ranks + rounds.rank[mine]
             late += np.bincount(at, rounds.late_s[mine], len(late))
             own += np.bincount(at, rounds.own_s[mine], len(own))
-        self._waiting = [each.after(edges[-1]) for each in self._waiting if (each.over_s > edges[-1]).any()]
+        later = [each.over_s > edges[-1] for each in self._waiting]
+        self._waiting = [each.only(keep) for each, keep in zip(self._waiting, later, strict=True) if keep.any()]
         self._ends_s = self._ends_s[count:]
         transfer[heard == 0] = np.nan
         self.length_s += np.diff(edges).tolist()
@@ -171,7 +172,11 @@ class Account:
             return False
         last_s = self._ends_s[-1] if self._ends_s else -np.inf
         step_s = self.base.step_s if self.base is not None else LEAST_S
-        return float(self._waiting[-1].over_s.max()) - last_s > FORGET * max(step_s, LEAST_S)
+        return self._newest_s - last_s > FORGET * max(step_s, LEAST_S)
+
+    def _regular(self, rounds: _Rounds) -> _Rounds:
+        """Those that belong to the steps."""
+        return rounds.only((rounds.group < self.groups) & self._sites.regular(rounds.group, rounds.site))
 
 
 def _usual(own_s: Floats) -> Floats:

@@ -63,6 +63,7 @@ class Timer:
         self._rounds = rounds
         self._column, self._group, self._sequence = (np.zeros(0, np.int64) for _ in range(3))  # of open rounds
         self._since_s, self._first_s = np.zeros(0), np.zeros(0)  # heard of, and ended on the first rank (NaN: not looked up)
+        self._enough = np.zeros(0, bool)  # members are known for it to be timed
         self._noted = np.zeros_like(rounds.newest)  # [G, C] the number of the round that is open or timed
         self._last, self._over_s = np.zeros(0, np.int64), np.zeros(0)  # timed round of each group: its number and end
 
@@ -71,13 +72,14 @@ class Timer:
         rounds = self._rounds
         self._open(now_s)
         column, group, sequence = self._column, self._group, self._sequence
-        ended, age_s = rounds.ended[group, column], now_s - self._since_s
-        ready = (ended == rounds.slots.size[group]) | ((age_s >= PATIENCE_S) & self._enough())
+        ended, size, age_s = rounds.ended[group, column], rounds.slots.size[group], now_s - self._since_s
+        enough = (ended >= ENOUGH * size) & (ended > 1)
+        ready = (ended == size) | ((age_s >= PATIENCE_S) & enough)
         keep = ~ready & (age_s < FORGOTTEN_S)
         order = np.lexsort((sequence[ready], group[ready]))
         column, group, sequence = column[ready][order], group[ready][order], sequence[ready][order]
         self._column, self._group, self._sequence = self._column[keep], self._group[keep], self._sequence[keep]
-        self._since_s, self._first_s = self._since_s[keep], self._first_s[keep]
+        self._since_s, self._first_s, self._enough = self._since_s[keep], self._first_s[keep], enough[keep]
         self._look_up(lead_s)
         return self._time(column, group, sequence, lead_s) if len(group) else None
 
@@ -92,7 +94,7 @@ class Timer:
 
     def settled_s(self, now_s: float) -> float:
         """Up to when all rounds are timed that will be soon: before the first end in those that only a few are missing in."""
-        awaited = self._enough() & (now_s - self._since_s < PATIENCE_S)
+        awaited = self._enough & (now_s - self._since_s < PATIENCE_S)
         return float(self._first_s[awaited].min(initial=np.inf))
 
     def _open(self, now_s: float) -> None:
@@ -118,16 +120,10 @@ class Timer:
         self._since_s = np.concatenate([self._since_s[here], np.full(len(group), now_s)])
         self._first_s = np.concatenate([self._first_s[here], np.full(len(group), np.nan)])
 
-    def _enough(self) -> Bools:
-        """Which of the open rounds can be timed, if no more of their members become known."""
-        ended = self._rounds.ended[self._group, self._column]
-        found: Bools = (ended >= ENOUGH * self._rounds.slots.size[self._group]) & (ended > 1)
-        return found
-
     def _look_up(self, lead_s: Floats) -> None:
-        """When the open rounds that are new ended on the first of their ranks that are known."""
+        """When the open rounds that are waited for since now ended on the first of their ranks that are known."""
         rounds, slots = self._rounds, self._rounds.slots
-        new = np.flatnonzero(np.isnan(self._first_s))
+        new = np.flatnonzero(self._enough & np.isnan(self._first_s))
         if not len(new):
             return
         member, starts = slots.members(self._group[new])
