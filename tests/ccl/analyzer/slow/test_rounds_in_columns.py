@@ -211,6 +211,14 @@ def test_a_step_is_accounted_when_no_round_of_it_is_waited_for() -> None:
     assert account.transfer_s[19].tolist() == pytest.approx([0.1, 0.4])
 
 
+def test_an_end_that_comes_after_its_step_was_accounted_makes_no_other() -> None:
+    account, nothing = Account(), np.zeros(0, np.int64)
+    at_s = [float(at) for at in range(1, 31) if at != 9]
+    account.take(of_groups([0] * 29, at_s, [0.1] * 29), nothing, np.inf)
+    assert account.take(of_groups([0, 0], [9.0, 31.0], [0.1, 0.1]), nothing, np.inf) == 1
+    assert list(account.length_s) == [2.0 if end_s == 10.0 else 1.0 for end_s in account.end_s]
+
+
 def test_who_was_not_heard_of_worked_as_usual() -> None:
     own_s = np.array([[1.0, 0.0, 0.0], [3.0, 5.0, 0.0], [2.0, 0.0, 0.0]])
     assert _usual(own_s).tolist() == [2.0, 5.0, 3.5]

@@ -102,8 +102,10 @@ class Account:
             self.groups = 1 + max(int(each.group.max()) for each in self._waiting)
             self.ranks = 1 + max(int(each.rank.max(initial=0)) for each in self._waiting)
             fresh = len(self._waiting)
+        accounted_s = self.end_s[-1] if self.end_s else -np.inf
         for each in self._waiting[-fresh:]:
-            self._ends_s += each.over_s[self._sites.is_anchor(each.group, each.site)].tolist()
+            ends = self._sites.is_anchor(each.group, each.site) & (each.over_s > accounted_s)
+            self._ends_s += each.over_s[ends].tolist()
         self._waiting[-fresh:] = [self._regular(each) for each in self._waiting[-fresh:]]
         self._ends_s.sort()
         return self._settle(settled_s)
