@@ -42,6 +42,7 @@ class Agent:
         self._facts_read: dict[str, int] = {}
         self._groups: dict[int, GroupFacts] = {}
         self._rings: dict[str, Ring] = {}  # by file name, as opened for the last look
+        self._processes: dict[tuple[int, int], process.Process] = {}  # by pid and start
         self._seen: dict[str, tuple[int, int]] = {}  # (start of the process, records read so far)
         self._unseen: list[str] = []
         self._deaths = Deaths()
@@ -99,7 +100,10 @@ class Agent:
         self._deaths.close()
         for ring in self._rings.values():
             ring.close()
+        for each in self._processes.values():
+            each.close()
         self._rings.clear()
+        self._processes.clear()
 
     def _files(self) -> tuple[list[str], list[str]]:
         """(the rings, the facts about groups) in the folder."""
@@ -116,7 +120,7 @@ class Agent:
         ring, before = file.state(), self._last.get(name)
         if before is not None and self._damaged(ring, before):
             return None
-        state = process.read(ring.pid, ring.pid_start, self._proc)
+        state = self._state(ring.pid, ring.pid_start)
         died = self._deaths.order(ring.pid)
         if state is None or state.dead or died is not None:
             ring, state = file.state(), None  # with what it wrote last
@@ -132,11 +136,24 @@ class Agent:
         self._rings[name] = file
         return file
 
+    def _state(self, pid: int, started: int) -> process.ProcessState | None:
+        """None when that process is gone."""
+        key = pid, started
+        try:
+            watched = self._processes.get(key) or process.Process(pid, started, self._proc)
+        except OSError:
+            return None
+        self._processes[key] = watched
+        state = watched.read()
+        if state is None or state.dead:
+            self._processes.pop(key).close()
+        return state
+
     def _damaged(self, ring: RingState, before: RankSample) -> bool:
         if ring.goodbye not in _GOODBYES:
             return True
         if (ring.rank, ring.pid, ring.pid_start) != (before.rank, before.pid, before.pid_start):
-            owner = process.read(before.pid, before.pid_start, self._proc)
+            owner = self._state(before.pid, before.pid_start)
             return owner is not None and not owner.dead
         entered = {frame.group: frame.entered_seq for frame in ring.frames}
         return ring.written < before.written or any(
@@ -146,7 +163,7 @@ class Agent:
     def _without_ring(self, name: str) -> RankSample | None:
         """A rank that lives on after its ring was damaged or removed; None when there was none, or it is gone."""
         before = self._last.get(name)
-        state = None if before is None else process.read(before.pid, before.pid_start, self._proc)
+        state = None if before is None else self._state(before.pid, before.pid_start)
         if before is None or state is None or state.dead:
             self._last.pop(name, None)
             if name in self._rings:

@@ -1,4 +1,7 @@
+import contextlib
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,22 @@ def test_a_pid_that_was_reused_is_another_process() -> None:
     assert process.read(os.getpid(), started).state in "RS"
     assert process.read(os.getpid(), started - 1) is None
     assert process.read(2**22 + 7, 0) is None
+
+
+def test_a_process_is_read_again_until_it_is_gone() -> None:
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    with contextlib.closing(process.Process(child, process.start_ticks(child))) as watched:
+        assert watched.read().state in "RS"
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert watched.read().dead
+        os.waitpid(child, 0)
+        assert watched.read() is None
+    with pytest.raises(OSError, match="No such file"):
+        process.Process(child, 0)
 
 
 def test_names_are_stable() -> None:
