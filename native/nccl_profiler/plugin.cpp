@@ -9,17 +9,16 @@
 #include <stdlib.h>
 
 #include "abi.h"
+#include "communicators.h"
+#include "names.h"
 #include "ring.h"
+#include "slots.h"
 
 namespace {
 
 using namespace tightwire;
 
-constexpr uint32_t kSlots = 1 << 15, kTries = 8, kCommunicators = kFrames;
-void* const kNothing = reinterpret_cast<void*>(1);  // of events that are not followed; NCCL wants a handle for their children
 constexpr uint64_t kFullMask = nccl::kCollective | nccl::kPointToPoint | nccl::kProxyOp | nccl::kProxyStep | nccl::kKernelChannel;
-
-enum Type : uint8_t { kFree, kFilling, kOperation, kProxy, kStep, kChannel };
 
 // Bits of an operation's progress: open children, kernel channels that stopped, proxy operations that stopped, then flags.
 constexpr uint64_t kOpen = 1, kKernels = 1 << 16, kProxies = uint64_t(1) << 32;
@@ -28,123 +27,10 @@ uint64_t open_of(uint64_t progress) { return progress & 0xFFFF; }
 uint64_t kernels_of(uint64_t progress) { return progress >> 16 & 0xFFFF; }
 uint64_t proxies_of(uint64_t progress) { return progress >> 32 & 0xFFFF; }
 
-struct Slot {
-    U64 tag;     // generation << 8 | Type
-    U64 parent;  // a handle
-    U32 communicator, op, peer, channels;  // the first: generation << 8 | place
-    U64 sequence, transfer;  // of a proxy operation and its steps: the address of its counters
-    U64 progress;            // of an operation; of a step: its bytes
-    U64 since_ns;            // of a channel: the GPU's clock at its start; of an operation: the longest channel so far
-};
-static_assert(sizeof(Slot) == 64);
-
-struct Communicator {
-    U64 id;  // 0: not in use
-    U64 sequence, done;
-    U32 rank, generation;
-};
-
 Ring ring;
-Slot* slots = nullptr;
-U32 next_slot{0};
-U64 lost{0};
-Communicator communicators[kCommunicators];
 pthread_mutex_t set_up = PTHREAD_MUTEX_INITIALIZER;  // init and finalize only
 char facts_path[512];
 int state = 0;  // 1: the ring is there; -1: it cannot be made
-
-struct Held {
-    Slot* slot;
-    uint64_t tag;
-    explicit operator bool() const { return slot != nullptr; }
-    bool still() const { return slot->tag.load(std::memory_order_acquire) == tag; }
-    Type type() const { return Type(tag & 0xFF); }
-};
-
-void* handle_of(uint32_t index, uint64_t tag) { return reinterpret_cast<void*>((tag >> 8 & 0xFFFFFFFF) << 16 | (index + 2)); }
-
-Held find(const void* handle) {
-    const uint64_t value = reinterpret_cast<uint64_t>(handle), index = (value & 0xFFFF) - 2;
-    if (value >> 48 != 0 || (value & 0xFFFF) < 2 || index >= kSlots || slots == nullptr) return {nullptr, 0};
-    const uint64_t tag = slots[index].tag.load(std::memory_order_acquire);
-    if ((tag & 0xFF) < kOperation || (tag >> 8 & 0xFFFFFFFF) != value >> 16) return {nullptr, 0};
-    return {&slots[index], tag};
-}
-
-// A slot of our own until `ready`. The next in turn that is free; if none is near, the one in turn: its stop was lost.
-Held take() {
-    uint32_t at = next_slot.fetch_add(1, std::memory_order_relaxed) % kSlots;
-    for (uint32_t tries = 0; tries < 2 * kTries; ++tries, at = (at + 1) % kSlots) {
-        Slot& slot = slots[at];
-        uint64_t tag = slot.tag.load(std::memory_order_relaxed);
-        const Type type = Type(tag & 0xFF);
-        if (type == kFilling || (type != kFree && tries < kTries)) continue;
-        const uint64_t ours = ((tag >> 8) + 1) << 8 | kFilling;
-        if (!slot.tag.compare_exchange_strong(tag, ours, std::memory_order_acq_rel)) continue;
-        if (type != kFree) lost.fetch_add(1, std::memory_order_relaxed);
-        return {&slot, ours};
-    }
-    lost.fetch_add(1, std::memory_order_relaxed);
-    return {nullptr, 0};
-}
-
-void* ready(Held& held, Type type) {
-    held.tag = (held.tag & ~uint64_t(0xFF)) | type;
-    held.slot->tag.store(held.tag, std::memory_order_release);
-    return handle_of(uint32_t(held.slot - slots), held.tag);
-}
-
-void release(const Held& held) {
-    uint64_t tag = held.tag;
-    held.slot->tag.compare_exchange_strong(tag, (held.tag & ~uint64_t(0xFF)) | kFree, std::memory_order_acq_rel);
-}
-
-bool same(const char* a, const char* b) { return a != nullptr && strcmp(a, b) == 0; }
-
-// Codes of core/events.py.
-uint32_t operation_code(const char* name) {
-    static const struct {
-        const char* name;
-        uint32_t code;
-    } known[] = {{"AllReduce", 1}, {"Broadcast", 2}, {"AllGather", 3},  {"ReduceScatter", 5}, {"AlltoAll", 7}, {"AllToAll", 7},
-                 {"Reduce", 10},   {"Gather", 11},   {"Scatter", 12},   {"Send", 13},         {"Recv", 14}};
-    for (const auto& each : known)
-        if (same(name, each.name)) return each.code;
-    return 0;
-}
-
-struct Datatype {
-    uint16_t code;
-    uint8_t bytes;
-};
-Datatype datatype_of(const char* name) {
-    static const struct {
-        const char* name;
-        Datatype type;
-    } known[] = {{"Float32", {1, 4}}, {"Bfloat16", {2, 2}}, {"Float16", {3, 2}},      {"Float64", {4, 8}},     {"Int64", {5, 8}},
-                 {"Int32", {6, 4}},   {"Int8", {8, 1}},     {"Uint8", {9, 1}},        {"Float8e4m3", {13, 1}}, {"Float8e5m2", {14, 1}},
-                 {"Uint32", {0, 4}},  {"Uint64", {0, 8}},   {"Half", {3, 2}},         {"Float", {1, 4}},       {"Double", {4, 8}}};
-    if (name != nullptr && strncmp(name, "nccl", 4) == 0) name += 4;
-    for (const auto& each : known)
-        if (same(name, each.name)) return each.type;
-    return {0, 1};
-}
-
-// The place of a context in `communicators`; -1 for what is none of ours.
-int communicator_of(const void* context) {
-    const uint64_t value = reinterpret_cast<uint64_t>(context), index = (value & 0xFFFF) - 1;
-    if ((value & 0xFFFF) == 0 || index >= kCommunicators || value >> 48 != 0) return -1;
-    const Communicator& found = communicators[index];
-    return get(found.id) != 0 && get(found.generation) == uint32_t(value >> 16) ? int(index) : -1;
-}
-
-// As a slot keeps it; its place again, -1 when it was finalized meanwhile.
-uint32_t kept(int index) { return get(communicators[index].generation) << 8 | uint32_t(index); }
-int place(uint32_t kept) {
-    const Communicator& found = communicators[kept & 0xFF];
-    return get(found.id) != 0 && (get(found.generation) & 0xFFFFFF) == kept >> 8 ? int(kept & 0xFF) : -1;
-}
-static_assert(kCommunicators <= 256);
 
 // Operation number `sequence` is done, and with it all before it.
 void end(int index, uint64_t sequence, uint32_t op, uint64_t longest_ns) {
