@@ -1,6 +1,4 @@
 // Python module tightwire._kernels: checks shapes, releases the GIL, dispatches by instruction set.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
@@ -8,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "kernels.h"
+#include "module.h"
 #include "pool.h"
 #include "runs.h"
 
@@ -16,10 +14,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 using namespace tightwire;
 
-template <class T, size_t Rank>
-using Array = nb::ndarray<T, nb::ndim<Rank>, nb::c_contig, nb::device::cpu>;
-using Values = nb::ndarray<const uint16_t, nb::ndim<3>, nb::device::cpu>;     // [S, T, D], S strided
-using ValuesOut = nb::ndarray<uint16_t, nb::ndim<3>, nb::device::cpu>;
 using Owned = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>;
 
 namespace {
@@ -45,17 +39,6 @@ const std::vector<const Kernels*>& available() {  // best last
         return list;
     }();
     return found;
-}
-
-const Kernels& choose(const std::string& isa) {
-    if (isa.empty()) return *available().back();
-    for (const Kernels* k : available())
-        if (isa == k->isa) return *k;
-    throw std::invalid_argument("no such instruction set here: " + isa);
-}
-
-void require(bool condition, const char* message) {
-    if (!condition) throw std::invalid_argument(message);
 }
 
 constexpr size_t kCached = 16u << 20;
@@ -126,11 +109,6 @@ struct Tensor {
     }
 };
 
-template <class V> auto* segment(const V& values, size_t s) { return values.data() + int64_t(s) * values.stride(0); }
-
-template <class V> void check_strides(const V& values) {
-    require(values.stride(2) == 1 && values.stride(1) == int64_t(values.shape(2)), "a segment must be contiguous");
-}
 template <class P> void check_cells(const Tensor& t, const P& lo, const P& step) {
     require(lo.shape(0) == t.segments && step.shape(0) == t.segments && step.shape(1) == lo.shape(1),
             "lo and step must be [segments, cells]");
@@ -175,6 +153,13 @@ nb::list own_runs(std::vector<Bytes>&& runs) {
 }
 
 }  // namespace
+
+const Kernels& tightwire::choose(const std::string& isa) {
+    if (isa.empty()) return *available().back();
+    for (const Kernels* k : available())
+        if (isa == k->isa) return *k;
+    throw std::invalid_argument("no such instruction set here: " + isa);
+}
 
 NB_MODULE(_kernels, m) {
     m.doc() = "Native kernels of the kv codec; the contract is tightwire.kv.kernels.{reference,rans}.";
@@ -274,39 +259,6 @@ NB_MODULE(_kernels, m) {
           "data"_a, "levels"_a, "mode"_a, "up"_a, "offset"_a, "lo"_a, "step"_a, "table_levels"_a, "frequencies"_a,
           "out"_a, "isa"_a = "");
 
-    m.def("reconstruct",
-          [](Array<const uint8_t, 3> symbols, Array<const uint16_t, 2> lo, Array<const uint16_t, 2> step,
-             Array<const float, 4> basis, Array<const float, 2> mean, Array<const float, 2> cos,
-             Array<const float, 2> sin, ValuesOut out, const std::string& isa) {
-              const size_t units = symbols.shape(0), directions = symbols.shape(1), tokens = symbols.shape(2);
-              const size_t features = basis.shape(1) * 32, dim = out.shape(2), heads = dim ? features / dim : 0;
-              check_strides(out);
-              require(units && directions && tokens && dim && dim % 32 == 0 && features && features % dim == 0,
-                      "values must be [units, directions, tokens], head_dim a multiple of 32 that divides the features");
-              require(out.shape(0) == units * heads && out.shape(1) == tokens, "out must be [units * heads, tokens, dim]");
-              for (const auto* params : {&lo, &step})
-                  require(params->shape(0) == units && params->shape(1) == directions, "lo and step must be [units, directions]");
-              require(basis.shape(0) == units && basis.shape(2) == directions && basis.shape(3) == 32,
-                      "basis must be [units, features / 32, directions, 32]");
-              require(mean.shape(0) == units && mean.shape(1) == features, "mean must be [units, features]");
-              const bool turns = cos.shape(0) > 0;
-              for (const auto* angles : {&cos, &sin})
-                  require(turns ? angles->shape(0) == tokens && 2 * angles->shape(1) == dim && dim % 64 == 0
-                                : angles->shape(0) == 0,
-                          "cos and sin must be [tokens, dim / 2], dim a multiple of 64, or empty");
-              const Kernels& k = choose(isa);
-              nb::gil_scoped_release release;
-              parallel(units, [&](size_t u) {
-                  const Coordinates coordinates{symbols.data() + u * directions * tokens, lo.data() + u * directions,
-                                                step.data() + u * directions, directions, tokens};
-                  const Space space{basis.data() + u * directions * features, mean.data() + u * features,
-                                    turns ? cos.data() : nullptr, turns ? sin.data() : nullptr, features, dim};
-                  std::vector<float> scratch(scratch_floats(coordinates, space));
-                  k.reconstruct(coordinates, space, scratch.data(), segment(out, u * heads), size_t(out.stride(0)));
-              });
-          },
-          "symbols"_a, "lo"_a, "step"_a, "basis"_a, "mean"_a, "cos"_a, "sin"_a, "out"_a, "isa"_a = "");
-
     m.def("rans_encode",
           [](Array<const uint8_t, 2> symbols, Array<const uint16_t, 1> levels, Array<const uint16_t, 1> table_levels,
              Array<const uint16_t, 2> frequencies, const std::string& isa) {
@@ -377,4 +329,7 @@ NB_MODULE(_kernels, m) {
                                  });
           },
           "rest"_a, "data"_a, "out"_a, "isa"_a = "");
+
+    bind_allocated(m);
+    bind_place(m);
 }

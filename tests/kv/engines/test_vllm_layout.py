@@ -1,8 +1,12 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 from tightwire.errors import LayoutError
 from tightwire.kv.engines.vllm.layout import CPU_AMX, CPU_VEC, KV_LAST, Layout, select
+from tightwire.kv.kernels import native
 
 BLOCKS, HEADS, SIZE, DIM = 7, 2, 32, 64
 
@@ -23,6 +27,25 @@ def test_what_is_written_is_read_and_the_rest_is_untouched(layout: Layout, start
             assert torch.equal(new[:, :start], old[:, :start])
             assert torch.equal(new[:, stop:], old[:, stop:])
         assert torch.equal(cache[rest], others[layer])
+
+
+@pytest.mark.parametrize(("size", "dim"), [(16, 64), (32, 80), (48, 128)])
+def test_the_kernel_places_as_the_layout_says(size: int, dim: int) -> None:
+    caches = [torch.randn(2, BLOCKS, HEADS, size, 2 * dim).bfloat16() for _ in range(2)]
+    caches[1].copy_(caches[0])
+    k, v = torch.randn(2, 2, HEADS, 3 * size + 9, dim).bfloat16()[..., 9:, :]
+    assert CPU_VEC.place is not None
+    CPU_VEC.scatter(list(caches[0]), [5, 0, 6, 1], size, k, v)
+    replace(CPU_VEC, place=None).scatter(list(caches[1]), [5, 0, 6, 1], size, k, v)
+    assert torch.equal(*caches)
+
+
+def test_the_kernel_refuses_what_does_not_fit() -> None:
+    cache, rows = np.zeros((BLOCKS, HEADS, SIZE, 2 * DIM), np.uint16), np.zeros((HEADS, SIZE, DIM), np.uint16)
+    for ids, k in (([BLOCKS], rows), ([-1], rows), ([1, 2], rows), ([1], rows[1:])):
+        with pytest.raises(ValueError, match=r"must be|of no block"):
+            native.place([cache], ids, k, k)
+    assert not cache.any()
 
 
 def test_kv_last_is_k_then_v_on_the_last_axis() -> None:

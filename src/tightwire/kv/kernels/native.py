@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tightwire import _kernels  # type: ignore[attr-defined]
@@ -117,15 +119,19 @@ def decode(
         raise FrameError("payload", "a symbol is not below the number of levels of its segment")
 
 
-def reconstruct(
-    symbols: U8, lo: U16, step: U16, basis: F32, mean: F32, turns: tuple[F32, F32] | None, out: U16, isa: str = ""
-) -> None:
-    """(lo + symbol · step) · basis + mean as bf16, within the rounding of fp32 sums. Symbols `[U, R, T]`, lo and step
-    bf16 bits `[U, R]`, basis `[U, C/32, R, 32]`, mean `[U, C]`; → `out` `[U·C/D, T, D]`, D a multiple of 32. `turns`:
-    cosines and sines `[T, D/2]` by which each pair (i, i + D/2) is turned, D a multiple of 64. Basis, mean and turns
-    are `interleaved`."""
+def decode_allocated(
+    data: U8, segments: int, menu: U16, bits: npt.NDArray[np.float64], budget: float, basis: F32, mean: F32, turns: tuple[F32, F32] | None,
+    out: U16, isa: str = "",
+) -> None:  # fmt: skip
+    """A payload of `allocate` with the entropy coder → (lo + symbol · step) · basis + mean as bf16, within the rounding of
+    fp32 sums. `segments` have one level count each, of the `menu`, whose `bits` are at most `budget` on average; basis
+    `[U, C/32, R, 32]`, mean `[U, C]`; `out` `[U·C/D, T, D]`, D a multiple of 32. `turns`: cosines and sines `[T, D/2]`
+    by which each pair (i, i + D/2) is turned, D a multiple of 64. Basis, mean and turns are `interleaved`. FrameError
+    for what no encoder writes."""
     cos, sin = turns or (_NONE, _NONE)
-    _kernels.reconstruct(symbols, lo, step, basis, mean, cos, sin, out, isa)
+    wrong = _kernels.decode_allocated(data, segments, menu, bits, budget, basis, mean, cos, sin, out, isa)
+    if wrong:
+        raise FrameError("payload", wrong)
 
 
 def interleaved(x: F32) -> F32:
@@ -181,6 +187,12 @@ def exponent_decode(rest: U8, data: U8, out: U16, isa: str = "") -> None:
     wrong = _kernels.exponent_decode(rest, data, out, isa)
     if wrong:
         raise FrameError("payload", wrong)
+
+
+def place(caches: Sequence[U16], ids: Sequence[int], k: U16, v: U16) -> None:
+    """K and V `[layers·H, len(ids)·N, D]`, each segment contiguous, to the blocks `ids` of every layer's cache `[B, H, N, 2·D]`:
+    K as `[D, N]`, then V as `[N, D]`."""
+    _kernels.place(list(caches), np.array(ids, np.int64), k, v)
 
 
 _threads_from_environment()

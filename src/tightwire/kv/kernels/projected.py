@@ -1,4 +1,4 @@
-"""Chains through principal components, decoded in one pass: [rope] → pca → allocate → any codec, to bf16 on the host.
+"""Chains through principal components, decoded in one pass: [rope] → pca → allocate → rans, to bf16 on the host.
 
 Equal to the stages within the rounding of fp32 sums: as there, the order of a product's sum is the machine's own.
 """
@@ -12,8 +12,9 @@ import torch
 
 from tightwire.kv.block import F32
 from tightwire.kv.kernels import native
-from tightwire.kv.stages.base import OWN, Codec, Place, Shape, Stage, split_side
-from tightwire.kv.stages.quantizers.allocate import Allocate
+from tightwire.kv.stages.base import OWN, Place, Shape, Stage, split_side
+from tightwire.kv.stages.codecs.rans import Rans
+from tightwire.kv.stages.quantizers.allocate import MENU, MENU_BITS, Allocate
 from tightwire.kv.stages.transforms.pca import Pca
 from tightwire.kv.stages.transforms.rope import Rope
 
@@ -23,40 +24,30 @@ def covers(stages: tuple[Stage, ...], shape: Shape, dtype: torch.dtype, place: P
     if dtype is not torch.bfloat16:
         return False
     match stages:
-        case [Pca(), Allocate(), Codec()]:
+        case [Pca(), Allocate(), Rans(table="own")]:
             return shape[3] % 32 == 0
-        case [Rope(), Pca(), Allocate(), Codec()]:
+        case [Rope(), Pca(), Allocate(), Rans(table="own")]:
             return shape[3] % (64 if place.side == "k" else 32) == 0
         case _:
             return False
 
 
-def decode(data: memoryview, stages: tuple[Stage, ...], shape: Shape, place: Place) -> torch.Tensor:
+def decode(data: memoryview, stages: tuple[Stage, ...], shape: Shape, place: Place, isa: str = "") -> torch.Tensor:
     """As `codec.decode_tensor`, for what `covers` says."""
-    *before, pca, allocate, codec = stages
+    *before, pca, allocate, _ = stages
     assert isinstance(pca, Pca)
     assert isinstance(allocate, Allocate)
-    assert isinstance(codec, Codec)
     if pca.table == OWN:
         side, data = split_side(data)
         mean, basis = _arranged(*pca.space(side, place, shape))
     else:
         mean, basis = _held(pca, Place(place.layer_start, 0, place.side), (shape[0], shape[1], 1, shape[3]))
-    inner = pca.out_shape(shape)
-    layout = allocate.layout(data, inner, place)
-    lo, step = allocate.parameters(data[: layout.params_bytes], inner)
-    symbols = codec.decode(data[layout.params_bytes :], layout.levels, layout.count)
-    units, directions = inner[0] * inner[1], inner[3]
+    turns = _turns(before[0], place, shape) if before and isinstance(before[0], Rope) else None
     out = torch.empty(shape, dtype=torch.bfloat16)
-    native.reconstruct(
-        np.ascontiguousarray(symbols).reshape(units, directions, shape[2]),
-        lo.reshape(units, directions),
-        step.reshape(units, directions),
-        basis,
-        mean,
-        _turns(before[0], place, shape) if before and isinstance(before[0], Rope) else None,
-        native.segments(out),
-    )
+    native.decode_allocated(
+        np.frombuffer(data, np.uint8), allocate.segments(pca.out_shape(shape)), MENU, MENU_BITS, allocate.budget,
+        basis, mean, turns, native.segments(out), isa,
+    )  # fmt: skip
     return out
 
 

@@ -15,9 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from tightwire.errors import LayoutError
+from tightwire.kv.block import U16
+from tightwire.kv.kernels import native
 
 _Split = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 _Join = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
@@ -26,11 +29,13 @@ _Join = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 @dataclass(frozen=True)
 class Layout:
     """`split`: contiguous cache blocks `[B, H, N, 2·D]` to K and V, each `[B, H, N, D]`; `join`: from K and V, each
-    `[…, H, N, D]`, to contiguous cache blocks `[…, H, N, 2·D]`, its third argument."""
+    `[…, H, N, D]`, to contiguous cache blocks `[…, H, N, 2·D]`, its third argument; `place`: a
+    kernel that writes whole blocks of bf16 straight to contiguous caches of the host."""
 
     name: str
     split: _Split
     join: _Join
+    place: Callable[[Sequence[U16], Sequence[int], U16, U16], None] | None = None
     tokens_multiple: int = 1
     dim_multiple: int = 1
 
@@ -73,6 +78,10 @@ class Layout:
             )
         first, ids = _touched(cache, block_ids, start, stop)
         offset = start - first * block_tokens
+        if self.place is not None and not (offset or stop % block_tokens) and all(map(_plain, caches)):
+            words = [each.view(torch.int16).numpy().view(np.uint16) for each in caches]
+            self.place(words, ids, native.segments(k), native.segments(v))
+            return
         whole = [k.to(cache.device), v.to(cache.device)]
         if offset or stop % block_tokens:  # other tokens share the first block or the last
             sides = self.split(torch.cat([each[ids] for each in caches]))
@@ -86,7 +95,11 @@ class Layout:
             each[ids] = part
 
 
-def _touched(cache: torch.Tensor, block_ids: Sequence[int], start: int, stop: int) -> tuple[int, torch.Tensor]:
+def _plain(cache: torch.Tensor) -> bool:
+    return cache.dtype is torch.bfloat16 and cache.device.type == "cpu" and cache.is_contiguous()
+
+
+def _touched(cache: torch.Tensor, block_ids: Sequence[int], start: int, stop: int) -> tuple[int, list[int]]:
     """Index of the first block that holds a token of [start, stop), and the ids of all that do."""
     tokens = cache.shape[2]
     if not 0 <= start < stop <= len(block_ids) * tokens:
@@ -95,7 +108,7 @@ def _touched(cache: torch.Tensor, block_ids: Sequence[int], start: int, stop: in
     ids = list(block_ids[first : -(-stop // tokens)])
     if min(ids) < 0 or max(ids) >= cache.shape[0]:
         raise LayoutError(f"block ids {ids} are not in 0-{cache.shape[0] - 1}")
-    return first, torch.tensor(ids, device=cache.device)
+    return first, ids
 
 
 def _tokens_first(x: torch.Tensor, layers: int = 1) -> torch.Tensor:
@@ -149,7 +162,7 @@ def _join_last(k: torch.Tensor, v: torch.Tensor, out: torch.Tensor) -> None:
     out[..., dim:] = v
 
 
-CPU_VEC = Layout("cpu-vec", _split_vec, _join_vec)
+CPU_VEC = Layout("cpu-vec", _split_vec, _join_vec, native.place)
 CPU_AMX = Layout("cpu-amx", _split_amx, _join_amx, tokens_multiple=32, dim_multiple=32)
 KV_LAST = Layout("kv-last", _split_last, _join_last)
 

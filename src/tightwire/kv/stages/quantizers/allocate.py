@@ -22,12 +22,11 @@ import numpy.typing as npt
 
 from tightwire.errors import ConfigError, FrameError
 from tightwire.kv import tables
-from tightwire.kv.block import F32, U8, U16
+from tightwire.kv.block import F32, U8
 from tightwire.kv.kernels import reference
 from tightwire.kv.stages.base import (
     OWN,
     STAGES,
-    Buffer,
     Layout,
     NotFiniteError,
     Place,
@@ -42,8 +41,8 @@ from tightwire.kv.stages.base import (
 from tightwire.kv.stages.quantizers import groups
 
 MENU = np.array([2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256], np.uint16)  # appended to, never changed: wire format
-_BITS = np.log2(MENU)
-_SAVED = -np.diff(1 / (MENU - 1.0) ** 2) / np.diff(_BITS)  # distortion for each bit of a step, for w = 1
+MENU_BITS = np.log2(MENU)
+_SAVED = -np.diff(1 / (MENU - 1.0) ** 2) / np.diff(MENU_BITS)  # distortion for each bit of a step, for w = 1
 _CELLS = groups.Cells("channel", 1)
 
 
@@ -80,6 +79,14 @@ class Allocate(Quantizer):
         """Channels of a segment."""
         return next(width for width in range(min(self.channels, dim), 0, -1) if dim % width == 0)
 
+    def segments(self, shape: Shape) -> int:
+        return shape[0] * shape[1] * shape[3] // self.width(shape[3])
+
+    @property
+    def budget(self) -> float:
+        """Bits that the levels may take for each value, on average."""
+        return self.centibits / 100 + 1e-9
+
     def quantize(self, x: F32, place: Place) -> Quantized:
         if not np.isfinite(x).all():
             raise NotFiniteError("values hold NaN or Inf")
@@ -97,28 +104,22 @@ class Allocate(Quantizer):
 
     def layout(self, data: memoryview, shape: Shape, place: Place) -> Layout:
         width = self.width(shape[3])
-        segments = shape[0] * shape[1] * shape[3] // width
+        segments = self.segments(shape)
         chosen: U8 = read_array("the levels of the segments", data, "u1", (segments,))
-        counts = np.bincount(chosen, minlength=len(MENU))
-        if len(counts) > len(MENU):
-            raise FrameError("payload", f"{len(counts) - 1} is not an index into the {len(MENU)} level counts")
-        if counts @ _BITS > (self.centibits / 100 + 1e-9) * segments:
+        if chosen.max() >= len(MENU):
+            raise FrameError("payload", f"{chosen.max()} is not an index into the {len(MENU)} level counts")
+        if MENU_BITS[chosen].mean() > self.budget:
             raise FrameError("payload", f"the levels take more than {self.centibits / 100} bits for each value")
         return Layout(MENU[chosen], width * shape[2], segments + _CELLS.params_bytes(shape))
 
     def dequantize(self, q: Quantized, shape: Shape, place: Place) -> F32:
         segments, dim, tokens = len(q.levels), shape[3], shape[2]
-        lo, step = self.parameters(q.params, shape)
+        require_bytes("the parameters", q.params, segments + _CELLS.params_bytes(shape))
+        lo, step = groups.read(memoryview(q.params)[segments:], shape, _CELLS)
         rows = q.symbols.reshape(segments, -1, tokens)
         with np.errstate(over="ignore"):
             x = reference.dequantize(rows, lo, step, tokens, q.levels)
         return np.ascontiguousarray(x.reshape(shape[0], shape[1], dim, tokens).swapaxes(2, 3))
-
-    def parameters(self, params: Buffer, shape: Shape) -> tuple[U16, U16]:
-        """lo and step of all channels, bf16 bits `[L·H·D]`, of what `layout` says the parameters are."""
-        segments = shape[0] * shape[1] * shape[3] // self.width(shape[3])
-        require_bytes("the parameters", params, segments + _CELLS.params_bytes(shape))
-        return groups.read(memoryview(params)[segments:], shape, _CELLS)
 
     def _held(self, shape: tuple[int, ...], place: Place) -> F32:
         """The table's weights `[L, H, D]`; MissingTableError when it does not cover them."""
@@ -140,6 +141,6 @@ def spend(w: npt.NDArray[np.float64], bits: float) -> U8:
     saved = (w[:, None] * _SAVED).reshape(-1)
     order = np.argsort(-saved, kind="stable")
     order = order[saved[order] > 0]  # constant channels need no more than 2 levels
-    cost = _BITS[0] * len(w) + np.cumsum(np.diff(_BITS)[order % len(_SAVED)])
+    cost = MENU_BITS[0] * len(w) + np.cumsum(np.diff(MENU_BITS)[order % len(_SAVED)])
     taken = order[cost <= bits * len(w) + 1e-9]
     return np.bincount(taken // len(_SAVED), minlength=len(w)).astype(np.uint8)

@@ -1,0 +1,71 @@
+// Payloads of the quantizer `allocate` behind principal components -> bf16: levels, parameters, symbols, then the
+// kernel `reconstruct` for each layer, or each head of it.
+#include <nanobind/stl/string.h>
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "module.h"
+#include "pool.h"
+#include "runs.h"
+
+using namespace nanobind::literals;
+
+void tightwire::bind_allocated(nb::module_& m) {
+    m.def("decode_allocated",
+          [](Array<const uint8_t, 1> data, size_t segments, Array<const uint16_t, 1> menu, Array<const double, 1> bits,
+             double budget, Array<const float, 4> basis, Array<const float, 2> mean, Array<const float, 2> cos,
+             Array<const float, 2> sin, ValuesOut out, const std::string& isa) -> std::string {
+              const size_t units = basis.shape(0), features = basis.shape(1) * 32, directions = basis.shape(2);
+              const size_t tokens = out.shape(1), dim = out.shape(2), channels = units * directions;
+              check_strides(out);
+              require(channels && tokens && dim && dim % 32 == 0 && features && features % dim == 0 && basis.shape(3) == 32,
+                      "basis must be [units, features / 32, directions, 32], head_dim a multiple of 32 that divides the features");
+              require(out.shape(0) == units * (features / dim), "out must be [units * heads, tokens, dim]");
+              require(mean.shape(0) == units && mean.shape(1) == features, "mean must be [units, features]");
+              const bool turns = cos.shape(0) > 0;
+              for (const auto* angles : {&cos, &sin})
+                  require(turns ? angles->shape(0) == tokens && 2 * angles->shape(1) == dim && dim % 64 == 0
+                                : angles->shape(0) == 0,
+                          "cos and sin must be [tokens, dim / 2], dim a multiple of 64, or empty");
+              require(segments && channels % segments == 0, "segments must hold equally many channels");
+              require(menu.shape(0) && bits.shape(0) == menu.shape(0), "bits must be one for each of the menu");
+              const Kernels& k = choose(isa);
+              nb::gil_scoped_release release;
+              const size_t params_bytes = segments + 4 * channels;
+              if (data.shape(0) < params_bytes) return "the parameters take more bytes than there are";
+              std::vector<uint16_t> levels(segments), lo(channels), step(channels);
+              double spent = 0;
+              for (size_t s = 0; s < segments; ++s) {
+                  const size_t chosen = data.data()[s];
+                  if (chosen >= menu.shape(0)) return "an index is beyond the level counts";
+                  levels[s] = menu.data()[chosen];
+                  spent += bits.data()[chosen];
+              }
+              if (spent > budget * double(segments)) return "the levels take more bits than the strategy has";
+              std::memcpy(lo.data(), data.data() + segments, 2 * channels);
+              std::memcpy(step.data(), data.data() + segments + 2 * channels, 2 * channels);
+              for (size_t c = 0; c < channels; ++c)
+                  if ((lo[c] & 0x7FFF) >= 0x7F80 || step[c] >= 0x7F80) return "a group's parameters are not finite";
+              const size_t count = channels / segments * tokens;
+              std::vector<uint8_t> symbols(channels * tokens);
+              const std::string wrong = decode_runs(k, {segments, count, levels.data(), nullptr}, data.data() + params_bytes,
+                                              data.shape(0) - params_bytes, [&](size_t s, const uint8_t* from) {
+                                                  std::memcpy(symbols.data() + s * count, from, count);
+                                                  return true;  // a table holds no symbol at or above its level count
+                                              });
+              if (!wrong.empty()) return wrong;
+              parallel(units, [&](size_t u) {
+                  const Coordinates coordinates{symbols.data() + u * directions * tokens, lo.data() + u * directions,
+                                                step.data() + u * directions, directions, tokens};
+                  const Space space{basis.data() + u * directions * features, mean.data() + u * features,
+                                    turns ? cos.data() : nullptr, turns ? sin.data() : nullptr, features, dim};
+                  std::vector<float> scratch(scratch_floats(coordinates, space));
+                  k.reconstruct(coordinates, space, scratch.data(), segment(out, u * (features / dim)), size_t(out.stride(0)));
+              });
+              return {};
+          },
+          "data"_a, "segments"_a, "menu"_a, "bits"_a, "budget"_a, "basis"_a, "mean"_a, "cos"_a, "sin"_a, "out"_a,
+          "isa"_a = "");
+}
