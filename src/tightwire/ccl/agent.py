@@ -29,6 +29,7 @@ from tightwire.errors import ConfigError
 
 MAX_FACTS_BYTES = 16 * 2**20
 MAX_UNSEEN = 100
+MOST_OPEN = 64  # processes whose files stay open, four each: a process may have some 1,000
 BEAT_S, SLACK_S = 0.2, 1e-3
 TOGETHER_S = 0.05  # ranks that die of one cause, or end together; who was first is known all the same
 _GOODBYES = frozenset(Goodbye)
@@ -139,12 +140,14 @@ class Agent:
     def _state(self, pid: int, started: int) -> process.ProcessState | None:
         """None when that process is gone."""
         key = pid, started
-        try:
-            watched = self._processes.get(key) or process.Process(pid, started, self._proc)
-        except OSError:
-            return None
-        self._processes[key] = watched
-        state = watched.read()
+        if key not in self._processes:
+            if len(self._processes) >= MOST_OPEN:
+                return process.read(pid, started, self._proc)
+            try:
+                self._processes[key] = process.Process(pid, started, self._proc)
+            except OSError:
+                return None
+        state = self._processes[key].read()
         if state is None or state.dead:
             self._processes.pop(key).close()
         return state

@@ -114,6 +114,22 @@ def test_a_process_is_read_again_until_it_is_gone() -> None:
         process.Process(child, 0)
 
 
+@pytest.mark.parametrize("open_at_most", [0, 64])
+def test_a_rank_is_seen_whether_its_files_stay_open_or_not(
+    open_at_most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tightwire.ccl.agent.MOST_OPEN", open_at_most)
+    writer = make(tmp_path / "rank-3.ring")
+    with contextlib.closing(Agent(tmp_path, FakeClock())) as agent:
+        files = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            (rank,) = agent.look().ranks
+            assert rank.alive
+        assert len(os.listdir("/proc/self/fd")) <= files + 6
+    assert len(os.listdir("/proc/self/fd")) < files + 1
+    del writer
+
+
 def test_names_are_stable() -> None:
     assert OPERATIONS[OPERATION_CODES["allreduce"]] == "allreduce"
     assert operation(9999) == "unknown"
