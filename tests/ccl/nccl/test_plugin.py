@@ -123,6 +123,12 @@ def test_a_slow_link_is_known_by_what_the_proxies_waited_for(
     assert nccl_plugin.ends(tmp_path, {1: 1}) == []
 
 
+def test_a_damaged_ring_claims_no_more_than_a_column_holds() -> None:
+    most = 2**64 - 1
+    wild = nccl_plugin.Transfer(None, 0, True, most, most, 1, 0, nccl_plugin.STATES[nccl_plugin.SEND_WAITS], 0, most)
+    assert wild.queued_bytes == nccl_plugin.MOST_QUEUED
+
+
 def test_a_hang_shows_the_operation_and_the_step_that_waits(driver: Path, tmp_path: Path) -> None:
     ring = drive(driver, tmp_path, 6, "hang")
     state = nccl_plugin.read(ring)

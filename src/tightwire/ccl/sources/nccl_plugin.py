@@ -27,6 +27,7 @@ from tightwire.errors import ConfigError
 TRANSFERS = 4096
 ADDRESS = "nccl:"  # begins that of a place in a communicator; no socket's does
 MAX_GROUPS_BYTES = 16 * 2**20
+MOST_QUEUED = 2**40  # bytes: a damaged ring may say anything
 IN_FLIGHT = 64  # records that may be half written at a time: more threads than that do not call the plugin
 SEND_WAITS = 9
 STATES = {
@@ -72,7 +73,7 @@ class Transfer(msgspec.Struct, frozen=True):
     def queued_bytes(self) -> int:
         """Of steps that wait for the network, taken to be as large as those before."""
         waits = self.sends and self.waits == STATES[SEND_WAITS]
-        return self.outstanding * max(self.bytes // max(self.steps_done, 1), 1) if waits else 0
+        return min(self.outstanding * max(self.bytes // max(self.steps_done, 1), 1), MOST_QUEUED) if waits else 0
 
 
 _NOTHING = Transfer(None, 0, True, 0, 0, 0, 0, "", 0, 0)
