@@ -119,6 +119,16 @@ class Bench:
     def say(self, kind: str, passed: list[bool]) -> None:
         self.console.print(f"{kind}: {sum(passed)} of {len(passed)} runs passed", highlight=False)
 
+    @staticmethod
+    def save(engine: Engine, ids: list[int]) -> None:
+        """Have `ids` stored, and forgotten by the engine; a store that has failed is not asked again at once."""
+        saved, end_s = engine.stats()["tokens_saved"], time.monotonic() + 20
+        while engine.stats()["tokens_saved"] - saved < TOKENS // 128 * 128 and time.monotonic() < end_s:
+            engine.ask(forget=True)
+            engine.run(ids, 1)
+            time.sleep(0.2)
+        engine.ask(forget=True)
+
     def loads(self, right: Callable[[list[int]], list[int]], kind: str) -> list[bool]:
         """Failures of a store: a Redis server, or a folder whose objects are damaged."""
         passed = []
@@ -126,24 +136,18 @@ class Bench:
         with self.engine(
             kind, role="kv_both", extra={"store": store.url, "timeout_s": TIMEOUT_S}, block_size=32
         ) as engine:
-            duration_s = 0.0
-            for run in range(-1, self.runs + 1):
+            for run in range(-1, self.runs + 1):  # two undisturbed, the second tells how much a load brings
                 ids = self.ids()
                 expected = right(ids)
-                saved = engine.stats()["tokens_saved"]
-                engine.run(ids, 1)
-                end_s = time.monotonic() + 20
-                while engine.stats()["tokens_saved"] - saved < TOKENS // 128 * 128 and time.monotonic() < end_s:
-                    time.sleep(0.02)
-                engine.ask(forget=True)
-                begin_s = time.monotonic()
+                self.save(engine, ids)
+                share = self.rng.uniform(0, 1) if run > 0 else None
+                store.begin(share)
                 engine.add(f"{kind}-{run}", ids, COUNT)
-                if run > 0:
-                    time.sleep(self.rng.uniform(0, store.window * duration_s))
-                    store.fail()
+                if share is not None:
+                    store.fail_at(share)
                 tokens = engine.wait(f"{kind}-{run}")["tokens"]
                 if run <= 0:
-                    duration_s = time.monotonic() - begin_s
+                    store.measured()
                 else:
                     passed.append(tokens == expected and settled(engine))
                     store.restore()
@@ -162,6 +166,7 @@ class Relay:
         self.port: int = self._server.getsockname()[1]
         self._open: list[socket.socket] = []
         self._whole = True
+        self.answered = 0  # bytes from the target
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -194,16 +199,15 @@ class Relay:
                     peer.close()
                     continue
                 self._open += [client, peer]
-                for source, sink, bucket in ((client, peer, self._bucket), (peer, client, self._bucket)):
-                    threading.Thread(target=self._relay, args=(source, sink, bucket), daemon=True).start()
+                for source, sink in ((client, peer), (peer, client)):
+                    threading.Thread(target=self._relay, args=(source, sink, source is peer), daemon=True).start()
 
-    @staticmethod
-    def _relay(source: socket.socket, sink: socket.socket, bucket: TokenBucket | None) -> None:
+    def _relay(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(16384):
-                if bucket is not None:
-                    bucket.take(len(piece))
+                self._bucket.take(len(piece))
                 sink.sendall(piece)
+                self.answered += len(piece) if answers else 0
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -211,16 +215,29 @@ class Relay:
 
 
 class _Redis:
-    """A server of its own, behind a relay that makes loads last; failures come at any moment of a request."""
-
-    window = 1.0
+    """A server of its own, behind a relay that makes loads last; it fails when some share of a load has passed."""
 
     def __init__(self, folder: Path) -> None:
         self._port = free_port()
         self._folder = folder
         self._relay = Relay(("127.0.0.1", self._port), RATE_BYTES_PER_S)
         self.url = f"redis://127.0.0.1:{self._relay.port}/0"
+        self._load_bytes = self._before = 0
         self.restore()
+
+    def begin(self, share: float | None) -> None:
+        """A load begins."""
+        self._before = self._relay.answered
+
+    def measured(self) -> None:
+        """It was not disturbed: this is how much one brings."""
+        self._load_bytes = self._relay.answered - self._before
+
+    def fail_at(self, share: float) -> None:
+        end_s = time.monotonic() + 20
+        while self._relay.answered - self._before < share * self._load_bytes and time.monotonic() < end_s:
+            time.sleep(0.001)
+        self.fail()
 
     def fail(self) -> None:
         """As its host would go: what the kernel would still send of a killed process is lost, too."""
@@ -246,7 +263,6 @@ class _Redis:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
                 break
             time.sleep(0.02)
-        time.sleep(1.5)  # the engine's circuit breaker tries again
 
     def close(self) -> None:
         self.fail()
@@ -254,15 +270,24 @@ class _Redis:
 
 
 class _Folder:
-    """Loads from a folder are over soon: so are the moments of failure."""
-
-    window = 0.05
+    """Loads from a folder are over soon: damage is there when they begin, or comes at once and races with them."""
 
     def __init__(self, folder: Path, rng: random.Random) -> None:
         self._folder, self._rng = folder, rng
         self.url = f"file://{folder}"
 
-    def fail(self) -> None:
+    def begin(self, share: float | None) -> None:
+        if share is not None and share < 0.8:
+            self._fail()
+
+    def measured(self) -> None:
+        """Nothing to do."""
+
+    def fail_at(self, share: float) -> None:
+        if share >= 0.8:
+            self._fail()
+
+    def _fail(self) -> None:
         for path in self._folder.rglob("*"):
             if path.is_file() and self._rng.random() < 0.5:
                 with contextlib.suppress(OSError):  # removed meanwhile
