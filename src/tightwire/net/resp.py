@@ -11,7 +11,7 @@ import contextlib
 import select
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import SplitResult, unquote
@@ -89,19 +89,29 @@ class Connection:
     def call(self, *words: str | memoryview, max_bytes: int = 0, max_items: int = 0) -> Reply:
         """The answer to one command. Raises ServerError, OSError, and LinkError for what is not RESP2, or where all
         values together are longer than `max_bytes` or all lists than `max_items`."""
-        text = b"*%d\r\n" % len(words)
-        for word in words:
-            data = word.encode() if isinstance(word, str) else word
-            text += b"$%d\r\n" % len(data)
-            if isinstance(data, memoryview):  # large: sent from where it is
-                self._socket.sendall(text)
-                self._socket.sendall(data)
-                text = b"\r\n"
-            else:
-                text += data + b"\r\n"
-        self._socket.sendall(text)
+        self._send(words)
         self._room, self._items = max_bytes, max_items
         return self._reply(0)
+
+    def counts(self, commands: Sequence[tuple[str, ...]]) -> list[int]:
+        """The answers to commands that are answered with a number, all asked at once. Raises as `call`, ServerError for the
+        first that failed once all are answered."""
+        self._socket.sendall(b"".join(_framed(words) for words in commands))
+        self._room = self._items = 0
+        found: list[int] = []
+        failed: ServerError | None = None
+        for _ in commands:
+            try:
+                reply = self._reply(0)
+            except ServerError as error:
+                failed = failed or error
+                continue
+            if not isinstance(reply, int):
+                raise LinkError(f"not an answer of Redis to this command: {reply!r}")
+            found.append(reply)
+        if failed is not None:
+            raise failed
+        return found
 
     @property
     def ended(self) -> bool:
@@ -112,6 +122,17 @@ class Connection:
 
     def close(self) -> None:
         self._socket.close()
+
+    def _send(self, words: Sequence[str | memoryview]) -> None:
+        text = b"*%d\r\n" % len(words)
+        for word in words:
+            if isinstance(word, memoryview):  # large: sent from where it is
+                self._socket.sendall(text + b"$%d\r\n" % len(word))
+                self._socket.sendall(word)
+                text = b"\r\n"
+            else:
+                text += _framed_word(word)
+        self._socket.sendall(text)
 
     def _reply(self, depth: int) -> Reply:
         line = self._line()
@@ -188,3 +209,12 @@ class Connection:
             raise LinkError(f"not an answer of Redis to this command: a list of {count}; accepted are {self._items}")
         self._items -= count
         return [self._reply(depth + 1) for _ in range(count)]
+
+
+def _framed(words: Sequence[str]) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(map(_framed_word, words))
+
+
+def _framed_word(word: str) -> bytes:
+    data = word.encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)

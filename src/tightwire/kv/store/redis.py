@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from tightwire.net.resp import Address, Connection, Reply, ServerError
 
+T = TypeVar("T")
 PREFIX = "tightwire:"
 _NO_ROOM, _NO_VALUE = "OOM", "WRONGTYPE"
 
@@ -56,14 +58,9 @@ class Redis:
         return low
 
     def first(self, keys: Sequence[str]) -> int:
-        """One question where none is there, and one more for each halving where some are."""
-        low, high = 0, len(keys)
-        if not high or not self._count(keys):
-            return high
-        while high - low > 1:  # the first is among keys[low:high]
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._count(keys[low:middle]) else (middle, high)
-        return low
+        """One journey: they are few."""
+        there = self._use(lambda connection: connection.counts([("EXISTS", PREFIX + key) for key in keys]))
+        return there.index(1) if 1 in there else len(keys)
 
     def remove(self, key: str) -> None:
         self._call("UNLINK", PREFIX + key)
@@ -81,9 +78,12 @@ class Redis:
         return count
 
     def _call(self, *words: str | memoryview, max_bytes: int = 0) -> Reply:
+        return self._use(lambda connection: connection.call(*words, max_bytes=max_bytes))
+
+    def _use(self, ask: Callable[[Connection], T]) -> T:
         connection = self._connection()
         try:
-            reply = connection.call(*words, max_bytes=max_bytes)
+            answer = ask(connection)
         except ServerError:
             self._idle.put(connection)
             raise
@@ -91,7 +91,7 @@ class Redis:
             connection.close()
             raise
         self._idle.put(connection)
-        return reply
+        return answer
 
     def _connection(self) -> Connection:
         while True:
