@@ -25,7 +25,7 @@ check: $(VENV)/.test
 
 # The property tests with examples that were not drawn before.
 fuzz: $(VENV)/.test
-	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=default
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz
 
 bench: $(VENV)/.test
 	$(BIN)/python bench/codec_speed.py --json bench/results/codec_speed.json

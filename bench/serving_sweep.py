@@ -40,7 +40,7 @@ from tightwire.net import testbed
 RHOS = (0.05, 0.1, 0.3, 1.0, 3.0, 10.0, 20.0)
 STATIC = ("quarot-4", "kvquant-3", "kvserve-mixed-80")
 MODES = ("raw", *STATIC, "auto")
-FAST_ROUNDS = 8  # where the wire hardly counts, differences are small and requests are short
+FAST_ROUNDS = 40  # where the wire hardly counts, differences are small and requests are short
 SETTLING = 2  # requests after a change of the link that are not counted, of every mode
 BUDGET = 0.97
 MAX_LEN, STEP_TOKENS = 4096, 128
@@ -183,7 +183,7 @@ class Sweep:
 def main() -> None:
     parser = harness.parser(__doc__ or "")
     parser.add_argument("--trace", type=Path, help="prompt lengths from this trace; otherwise drawn by --seed")
-    parser.add_argument("--requests", type=int, default=5, help="of each mode at each ρ; eight times as many below ρ = 1")
+    parser.add_argument("--requests", type=int, default=5, help="of each mode at each ρ; forty times as many below ρ = 1")
     parser.add_argument("--tokens", type=int, default=1000, help="mean prompt length")
     parser.add_argument("--rho", type=float, nargs="*", default=list(RHOS))
     parser.add_argument("--seed", type=int, default=1)

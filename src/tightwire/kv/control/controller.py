@@ -36,7 +36,7 @@ from tightwire.kv.profiles import ProfileLibrary
 from tightwire.kv.strategy import Strategy
 from tightwire.net.estimator import LinkEstimate
 
-CLEAR_GAIN = 0.97  # a lossy strategy must be expected clearly faster than raw to be worth its loss
+CLEAR_GAIN = 0.99  # a lossy strategy must be expected faster than raw to be worth its loss, however small
 AS_FAST = 1.01  # of those within this of the fastest, quality decides
 SLOW_SHARE = 0.5  # of its usual speed: what is left of a link that is called slow without a number
 LEAST_CHANCE = 0.02  # of a jump of the link, from which on it is reckoned with
