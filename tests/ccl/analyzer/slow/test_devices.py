@@ -11,11 +11,11 @@ Changed = dict[tuple[int, int], tuple[float, float]]
 
 
 def flows(changed: Changed) -> links.Flows:
-    """What each pair sent; at 100 MB/s with a round trip of 0.2 ms, where `changed` does not give both."""
+    """What each pair sent; at 100 MB/s with a round trip of 0.2 ms, where `changed` does not give both; what is slower has a queue."""
     rate, rtt_s = np.array([changed.get(pair, (100 * MB, 0.0002)) for pair in SENT]).T
     rank, peer = np.array(list(SENT)).T
     sent, none = np.array(list(SENT.values())), np.zeros(len(SENT))
-    return links.Flows(rank, peer, sent, sent / rate, none, rtt_s, rate, none)
+    return links.Flows(rank, peer, sent, sent / rate, none, rtt_s, rate, np.where(rate < 100 * MB, 0.5, 0.0))
 
 
 @pytest.mark.parametrize(

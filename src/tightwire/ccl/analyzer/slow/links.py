@@ -23,6 +23,7 @@ BULK = 0.2  # of the bytes of the pair that sent most: the others' speed says no
 SLOWER = 0.4  # of the earlier speed, and of the median of the others'
 RECEIVER = 0.5  # of its busy time limited by the receiver: no fault of the link
 STANDING = 0.25  # bytes of a link that bounds stand in its queue; where they do less than that, or less often, it waits for another
+QUEUED = 0.05  # of the looks at least find bytes in the queue of a link that bounds; where they never do, it is its sender that dawdles
 SOME = 0.05  # of the slow pair's bytes: less says nothing about a queue
 CARRIED = 0.5  # of what NCCL says it sent went over sockets: all of it does
 LEAST_BYTES = 20_000  # of a pair in a window, for its figures to say something
@@ -119,7 +120,8 @@ def look(connections: Connections) -> npt.NDArray[np.void]:
     given = given.take(np.flatnonzero(~_told_twice(given)))
     found = np.zeros(len(given), _LOOK)
     found["key"], found["rank"], found["peer"] = keys(given), given["rank"], given["peer"]
-    found["acked"], found["queued"] = given["acked_bytes"], given["queued_bytes"] > 0
+    found["acked"] = given["acked_bytes"]
+    found["queued"] = (given["queued_bytes"] > 0) | _proxies(given)  # what these count is waiting for the network
     for name, column in (
         ("busy", "busy_s"),
         ("receiver", "receiver_limited_s"),
@@ -132,13 +134,18 @@ def look(connections: Connections) -> npt.NDArray[np.void]:
 
 def _told_twice(given: Connections) -> Bools:
     """[connections] which of them NCCL's proxies tell, though sockets carry those bytes: the kernel knows more about them."""
-    proxies: Bools = given["remote"].astype(f"S{len(ADDRESS)}") == ADDRESS.encode()
+    proxies = _proxies(given)
     if not proxies.any():
         return proxies
     pairs, pair = np.unique(given["rank"].astype(np.int64) << 32 | given["peer"], return_inverse=True)
     by_sockets = np.bincount(pair, np.where(proxies, 0.0, given["acked_bytes"]), len(pairs))
     by_proxies = np.bincount(pair, np.where(proxies, given["acked_bytes"], 0.0), len(pairs))
     found: Bools = proxies & (by_sockets >= CARRIED * by_proxies)[pair]
+    return found
+
+
+def _proxies(given: Connections) -> Bools:
+    found: Bools = given["remote"].astype(f"S{len(ADDRESS)}") == ADDRESS.encode()
     return found
 
 
@@ -176,7 +183,7 @@ def find(before: Flows, now: Flows) -> SlowLinks | None:
     bulk = now.only(now.sent_bytes >= max(BULK * float(now.sent_bytes.max(initial=0.0)), LEAST_BYTES))
     if not len(bulk):
         return None
-    slow = bulk.only(_slow(bulk, before))
+    slow = bulk.only(_slow(bulk, before) & (bulk.queued >= QUEUED))
     if not len(slow):
         return None
     slow = slow.only(_stands(slow.queued) & _stands(_grown(before, slow)))
