@@ -24,7 +24,7 @@ class Kernel:
         for link in self.links:
             link.listener = self
         self.acked, self.busy_s = [0.0] * links, [0.0] * links
-        self.queued, self.resending, self.receiver_s, self.connected = 0, False, 0.0, True
+        self.queued, self.resending, self.receiver_s, self.connected = 1000, False, 0.0, True
 
     def link_verdict(self, verdict: LinkVerdict) -> None:
         self.heard.append(verdict)
