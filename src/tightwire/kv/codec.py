@@ -12,7 +12,6 @@ from tightwire.kv import frame as wire
 from tightwire.kv.block import DTYPE_NAMES, DTYPES, F32, KVBlock, from_float32, to_float32
 from tightwire.kv.kernels import fused
 from tightwire.kv.stages.base import (
-    SIDE_LENGTH_BYTES,
     Buffer,
     Codec,
     Correction,
@@ -25,6 +24,7 @@ from tightwire.kv.stages.base import (
     Stage,
     Transform,
     require_bytes,
+    side_length,
     split_side,
 )
 from tightwire.kv.stages.raw import Raw
@@ -190,13 +190,13 @@ def _encode_values(x: F32, stages: Sequence[Stage], place: Place) -> list[Buffer
     if isinstance(stage, Transform):
         y, side = stage.forward(x, place)
         following = _encode_values(y, rest, place)
-        return [_length(side), side, *following] if stage.sends_side else following
+        return [side_length(side), side, *following] if stage.sends_side else following
     if isinstance(stage, Correction):
         following = _encode_values(x, rest, place)
         shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
         arrived = _decode_values(memoryview(b"".join(following)), rest, shape, place)
         side = stage.describe(x - arrived, place)
-        return [_length(side), side, *following]
+        return [side_length(side), side, *following]
     assert isinstance(stage, Quantizer)
     assert isinstance(rest[0], Codec)
     q = stage.quantize(x, place)
@@ -218,10 +218,6 @@ def _decode_values(data: memoryview, stages: Sequence[Stage], shape: Shape, plac
         raise FrameError("payload", f"the parameters take {layout.params_bytes} bytes, got {len(data)}")
     symbols = rest[0].decode(data[layout.params_bytes :], layout.levels, layout.count)
     return stage.dequantize(Quantized(symbols, layout.levels, data[: layout.params_bytes]), shape, place)
-
-
-def _length(side: bytes) -> bytes:
-    return len(side).to_bytes(SIDE_LENGTH_BYTES, "little")
 
 
 def _size(parts: Sequence[Buffer]) -> int:

@@ -42,7 +42,7 @@ from tightwire.kv.tables import Table
 Kind = Literal["floats", "symbols", "bytes"]
 Shape = tuple[int, int, int, int]  # [L, H, T, D]
 Buffer = bytes | memoryview
-SIDE_LENGTH_BYTES = 4  # of the length that stands before side information
+_LENGTH_BYTES = 4  # of the length that stands before side information
 OWN = "own"
 
 
@@ -210,12 +210,17 @@ def require_bytes(what: str, data: Buffer, wanted: int) -> None:
         raise FrameError("payload", f"{what} takes {wanted} bytes, got {len(data)}")
 
 
+def side_length(side: bytes) -> bytes:
+    """What stands before a stage's side information."""
+    return len(side).to_bytes(_LENGTH_BYTES, "little")
+
+
 def split_side(data: memoryview) -> tuple[memoryview, memoryview]:
     """(a stage's side information, what follows it); FrameError when less is left than is stated."""
-    size = int.from_bytes(data[:SIDE_LENGTH_BYTES], "little")
-    if len(data) < SIDE_LENGTH_BYTES + size:
+    size = int.from_bytes(data[:_LENGTH_BYTES], "little")
+    if len(data) < _LENGTH_BYTES + size:
         raise FrameError("payload", f"side information of {size} bytes is stated, {len(data)} are left")
-    return data[SIDE_LENGTH_BYTES : SIDE_LENGTH_BYTES + size], data[SIDE_LENGTH_BYTES + size :]
+    return data[_LENGTH_BYTES : _LENGTH_BYTES + size], data[_LENGTH_BYTES + size :]
 
 
 def read_array(
