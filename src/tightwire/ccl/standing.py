@@ -16,10 +16,11 @@ GAPS_KEPT = 200
 SET_UP_EVENTS = 16  # a pause before these is import, connection and compilation: no rhythm of the job
 IO_BYTES = 2**20  # that much read or written is a sign of life: a checkpoint, a data set
 STARVED_SHARE = 1 / 3  # of a silence, at most, is put down to the machine
+ENOUGH_S, ENOUGH_GAPS = 2.0, 1.5  # processor time, or so many of the job's longest pauses: who had that was not short of it
 ERROR = 2  # a goodbye
 _TIMES = (
     ("seen_s", np.nan), ("progress_s", 0.0), ("stopped_since_s", np.nan), ("left_since_s", np.nan),
-    ("starved_before_s", 0.0), ("io_s", 0.0), ("io_before_bytes", 0.0),
+    ("starved_before_s", 0.0), ("used_before_s", 0.0), ("io_s", 0.0), ("io_before_bytes", 0.0),
 )  # fmt: skip
 
 
@@ -31,6 +32,7 @@ class Standing:
     stopped_since_s: Floats
     left_since_s: Floats
     starved_before_s: Floats
+    used_before_s: Floats
     io_s: Floats
     io_before_bytes: Floats
 
@@ -61,7 +63,8 @@ class Standing:
         self._note_gaps(rank[moved & ~was_warming_up], at_s[moved & ~was_warming_up])
         self.progress_s[rank[moved]] = at_s[moved]
         running = moved & (rows["state"] != b"")
-        self.starved_before_s[rank[running]] = rows["starved_s"][running]
+        for before_s, now in ((self.starved_before_s, "starved_s"), (self.used_before_s, "cpu_s")):
+            before_s[rank[running]] = rows[now][running]
         done = rows["io_bytes"].astype(np.float64)
         read = np.abs(done - self.io_before_bytes[rank]) >= IO_BYTES
         self.io_s[rank[read]], self.io_before_bytes[rank[read]] = at_s[read], done[read]
@@ -73,10 +76,8 @@ class Standing:
         return use, restarted[use]
 
     def silence_s(self, now_s: float) -> Floats:
-        """How long each made no progress, less the time in which the machine gave it no processor."""
-        elapsed_s = now_s - self.progress_s
-        starved_s = np.where(self.rows["state"] != b"", self.rows["starved_s"] - self.starved_before_s, 0.0)
-        return elapsed_s - np.minimum(np.maximum(starved_s, 0.0), STARVED_SHARE * elapsed_s)  # type: ignore[no-any-return]
+        """How long each made no progress, less the time in which it was short of a processor."""
+        return self._own_s(now_s - self.progress_s, slice(None))
 
     @property
     def warming_up(self) -> bool:
@@ -103,10 +104,21 @@ class Standing:
         self._gaps_s[rank], self._gaps[rank] = 0.0, 0
 
     def _note_gaps(self, rank: Ints, at_s: Floats) -> None:
-        elapsed_s = at_s - self.progress_s[rank]
-        starved_s = np.maximum(self.rows["starved_s"][rank] - self.starved_before_s[rank], 0.0)
-        self._gaps_s[rank, self._gaps[rank] % GAPS_KEPT] = elapsed_s - np.minimum(starved_s, STARVED_SHARE * elapsed_s)
+        gap_s = self._own_s(at_s - self.progress_s[rank], rank)
+        self._gaps_s[rank, self._gaps[rank] % GAPS_KEPT] = gap_s
         self._gaps[rank] += 1
+
+    def _own_s(self, elapsed_s: Floats, rank: Ints | slice) -> Floats:
+        """Of `elapsed_s` since these ranks' progress, what is not put down to the machine. Time in which the main thread was
+        ready to run and waited is, for the share that it lacks of enough processor time for any pause of this job."""
+        rows = self.rows[rank]
+        starved_s = np.clip(rows["starved_s"] - self.starved_before_s[rank], 0.0, elapsed_s)
+        starved_s[rows["state"] == b""] = 0.0
+        used_s = rows["cpu_s"] - self.used_before_s[rank]  # by all threads; the main one had no more than the rest
+        enough_s = max(ENOUGH_S, ENOUGH_GAPS * self.longest_gap_s)
+        lacking = np.clip(1 - np.minimum(used_s, elapsed_s - starved_s) / enough_s, 0.0, 1.0)
+        own_s: Floats = elapsed_s - np.minimum(lacking * starved_s, STARVED_SHARE * elapsed_s)
+        return own_s
 
     def _grow(self, world: int) -> None:
         more = world - len(self.rows)

@@ -16,13 +16,13 @@ WORLD, PIPE = GroupFacts(1, "world", [0, 1, 2, 3]), GroupFacts(2, "pipe", [2, 3]
 def sample(
     rank: int, counts: dict[int, tuple[int, int]], state: str | None = "S", goodbye: int = 0, failed: int = 0,
     died: int | None = None, starved_s: float = 0.0, waiting: dict[int, int] | None = None,
-    io_bytes: int = 0,
+    io_bytes: int = 0, used_s: float = 0.0,
 ) -> RankSample:  # fmt: skip
     frames = [
         GroupFrame(group, entered, 0, done, 1, failed, (waiting or {}).get(group, 0))
         for group, (entered, done) in counts.items()
     ]
-    process = None if state is None else ProcessState(state, 1.0, starved_s, io_bytes)
+    process = None if state is None else ProcessState(state, 1.0 + used_s, starved_s, io_bytes)
     written = sum(entered + done for entered, done in counts.values())
     return RankSample(rank, 4, 100 + rank, 1, goodbye, written, frames, process, died)
 
@@ -120,6 +120,34 @@ def test_a_rank_that_gets_no_processor_gets_more_patience_but_not_for_ever() -> 
     starved = [*STUCK[:2], sample(2, {1: (20, 20)}, "R", starved_s=9.0), STUCK[3]]
     assert suspects(*RHYTHM, (3.0, STUCK), (11.5, starved)) == []
     assert [s.rank for s in suspects(*RHYTHM, (3.0, STUCK), (15.1, starved))] == [2]
+
+
+def looping(used_s: float, starved_s: float) -> list[RankSample]:
+    return [*STUCK[:2], sample(2, {1: (20, 20)}, "R", starved_s=starved_s, used_s=used_s), STUCK[3]]
+
+
+@pytest.mark.parametrize(("share", "named_s"), [(0.95, 8.0), (0.5, 8.0), (0.25, 8.0), (0.2, 9.0), (0.1, 12.0)])
+def test_a_rank_that_had_processor_time_enough_gets_no_more_patience_on_a_busy_machine(
+    share: float, named_s: float
+) -> None:
+    def after(silent_s: float) -> list[not_entered.Suspect]:
+        now = looping(share * silent_s, (1 - share) * silent_s)
+        return suspects(*RHYTHM, (2.1, looping(0.0, 0.0)), (2.0 + silent_s, now))
+
+    assert after(named_s - 0.2) == []
+    assert [s.rank for s in after(named_s + 0.2)] == [2]
+
+
+def test_enough_is_more_in_a_job_with_long_pauses() -> None:
+    slow = tuple((4.0 * t, running(t)) for t in range(1, 21))  # 12 s of patience, and 6 s of a processor
+    assert suspects(*slow, (80.1, looping(0.0, 0.0)), (91.0, looping(11.0, 0.0))) == []
+    assert suspects(*slow, (80.1, looping(0.0, 0.0)), (95.0, looping(3.0, 12.0))) == []
+    assert [s.rank for s in suspects(*slow, (80.1, looping(0.0, 0.0)), (95.0, looping(6.0, 9.0)))] == [2]
+
+
+def test_what_its_other_threads_used_was_not_the_main_thread_s() -> None:
+    # many threads at work, and the main one waits for a processor nine tenths of the time
+    assert suspects(*RHYTHM, (3.0, looping(0.0, 0.0)), (11.5, looping(30.0, 8.6))) == []
 
 
 def test_a_rank_that_writes_a_checkpoint_is_let_finish() -> None:
