@@ -14,8 +14,17 @@ from typing import Any
 from tightwire.errors import ConfigError
 
 _SEND, _RECEIVE = "10.201.7.1", "10.201.7.2"
-_BURST_BYTES = 32768
+_LEAST_BURST_BYTES = 2**15
+_PACKET_BYTES = 2**17  # more than the largest packet that the kernel leaves to a network card to segment
+_BURST_S = 1e-3
 _QUEUE_S = 0.05
+
+
+def burst_bytes(bytes_per_s: float) -> int:
+    """What the token bucket holds. Where it holds a millisecond of the link's speed that is more than the largest packet:
+    smaller buckets make the kernel cut each packet to the MTU on the sender's core, which on a fast link takes longer
+    than sending it (5 ns a byte) and which network cards do in hardware."""
+    return int(max(_LEAST_BURST_BYTES, min(_BURST_S * bytes_per_s, _PACKET_BYTES)))
 
 
 def available() -> str | None:
@@ -88,7 +97,7 @@ class Testbed:
             if bytes_per_s is not None:
                 settings: dict[str, Any] = {
                     "rate": int(bytes_per_s),
-                    "burst": _BURST_BYTES,
+                    "burst": burst_bytes(bytes_per_s),
                     "latency": f"{_QUEUE_S * 1e3:g}ms",
                 }
                 ip.tc("add", "tbf", index, 0x10000, **settings)

@@ -55,6 +55,16 @@ def test_as_fast_the_better_quality_is_taken() -> None:
     assert made([RAW, TEN, finer]).decide(request, link(2e5)).chosen == finer.strategy
 
 
+def test_an_encoder_without_a_core_of_its_own_must_be_cheap() -> None:
+    """Where prefill hides the wire, what encoding takes from it decides."""
+    request = Request(10_000_000, 8, prefill_s=0.1)
+    controller = made([RAW, FOUR, TEN])
+    assert controller.decide(request, link(2.4e7)).chosen == TEN.strategy  # FOUR takes 0.117 s on the wire
+    assert controller.decide(request, link(3e7)).chosen == FOUR.strategy
+    shared = msgspec.structs.replace(request, one_core=True)
+    assert controller.decide(shared, link(2.4e7)).chosen == FOUR.strategy  # TEN: 0.1 s and 0.025 s of encoding
+
+
 @pytest.mark.parametrize(("wrong", "rate"), [(0.25, 2.5e8), (4.0, 6e8)])
 def test_a_wrong_profile_is_corrected_by_observation(wrong: float, rate: float) -> None:
     """Speeds profiled too fast are corrected when they are met, those too slow because they are tried on a piece."""

@@ -23,6 +23,11 @@ def test_the_closed_form_is_the_tandem_queue(n: int, c: float, e: float, w: floa
     assert model(n, c, q)(e, w, d) == pytest.approx(simulated(n, c, e, w, d, q), abs=1e-9)
 
 
+@given(st.integers(1, 40), SECONDS, SECONDS, SECONDS, SECONDS)
+def test_without_a_core_of_its_own_the_encoder_is_part_of_compute(n: int, c: float, e: float, w: float, d: float) -> None:
+    assert model(n, c, one_core=True)(e, w, d) == pytest.approx(simulated(n, c + e, 0.0, w, d, 0.0), abs=1e-9)
+
+
 def test_prefill_hides_what_is_faster_than_it() -> None:
     hidden = model(10, compute_s=10.0)(1.0, 5.0, 1.0) - 10.0
     assert hidden == pytest.approx(0.7)

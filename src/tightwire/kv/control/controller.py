@@ -188,7 +188,7 @@ class Controller:
         queued_s = request.queued_bytes / rate
         budget, raw_wire_s, fixed_s = self.budget(request), size / rate, latency_s + self.fixed.seconds
         encode, decode, ratio, demoted = self.encode, self.decode, self.ratio.value, self.guard.demoted
-        total = model(n, compute_s, queued_s)
+        total = model(n, compute_s, queued_s, request.one_core)
         candidates = []
         for i, (name, quality, profiled_ratio, encode_s, decode_s) in enumerate(self._arms):
             e, d = size * encode_s, size * decode_s

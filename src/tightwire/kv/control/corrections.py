@@ -32,9 +32,8 @@ class StageSpeed:
 
     def __init__(self, families: list[str]) -> None:
         count, names = len(families), list(dict.fromkeys(families))
-        self._parts = np.zeros((count, 1 + len(names) + count))  # [strategies, unknowns]: which are summed
-        for index, name in enumerate(families):
-            self._parts[index, [0, 1 + names.index(name), 1 + len(names) + index]] = 1.0
+        # [strategies, 3]: the unknowns that are summed
+        self._parts = np.array([[0, 1 + names.index(name), 1 + len(names) + i] for i, name in enumerate(families)])
         self._prior = np.diag([PRIOR_MACHINE] + [PRIOR_FAMILY] * len(names) + [PRIOR_OWN] * count)
         self._mean: npt.NDArray[np.float64] = np.zeros(len(self._prior))
         self._covariance = self._prior.copy()
@@ -45,20 +44,21 @@ class StageSpeed:
         if measured_s <= 0 or profiled_s <= 0:
             return
         parts = self._parts[index]
-        innovation = log(measured_s / profiled_s) - parts @ self._mean
+        innovation = log(measured_s / profiled_s) - self._mean[parts].sum()
         noise = NOISE**2 + (TIMING_ERROR_S / measured_s) ** 2
-        if innovation**2 > SURPRISE_DEVIATIONS**2 * (parts @ self._covariance @ parts + noise):
-            self._covariance += self._prior * parts
-        towards = self._covariance @ parts
-        whole = parts @ towards + noise
+        if innovation**2 > SURPRISE_DEVIATIONS**2 * (self._covariance[np.ix_(parts, parts)].sum() + noise):
+            self._covariance[parts, parts] += self._prior[parts, parts]
+        towards = self._covariance[:, parts].sum(axis=1)
+        whole = towards[parts].sum() + noise
         self._mean += towards * (innovation / whole)
         self._covariance -= np.outer(towards, towards) / whole
         self._covariance += FORGET * (self._prior - self._covariance)
         self._set()
 
     def _set(self) -> None:
-        means = self._parts @ self._mean
-        spreads = np.sqrt(np.einsum("ij,jk,ik->i", self._parts, self._covariance, self._parts))
+        parts = self._parts
+        means = self._mean[parts].sum(axis=1)
+        spreads = np.sqrt(self._covariance[parts[:, :, None], parts[:, None, :]].sum(axis=(1, 2)))
         self.factor: list[float] = np.exp(means).tolist()
         self.optimistic: list[float] = np.exp(means - OPTIMISM_DEVIATIONS * spreads).tolist()
 

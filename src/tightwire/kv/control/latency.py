@@ -10,7 +10,9 @@
 T = fixed + l + max(c + e + w + d + (n − 1) · max(c, e, w, d),  q + w + d + (n − 1) · max(w, d))
 
 c is prefill ÷ n where the transfer streams beside it, else 0: then compute is over before the transfer starts. This is
-exact for equal chunks; fixed is learnt (`corrections`). KVServe's model (arXiv 2605.13734) adds the stages up instead.
+exact for equal chunks; fixed is learnt (`corrections`). Where the encoder has no core of its own, compute and encode are
+one station: c + e takes the place of both under the maximum. KVServe's model (arXiv 2605.13734) adds the stages up
+instead.
 """
 
 from __future__ import annotations
@@ -20,13 +22,18 @@ from collections.abc import Callable
 from tightwire.kv.profiles import Profile
 
 
-def model(n: int, compute_s: float = 0.0, queued_s: float = 0.0) -> Callable[[float, float, float], float]:
-    """T without fixed and l as a function of encode, wire and decode; all as seconds of all n chunks together."""
+def model(
+    n: int, compute_s: float = 0.0, queued_s: float = 0.0, one_core: bool = False
+) -> Callable[[float, float, float], float]:
+    """T without fixed and l as a function of encode, wire and decode; all as seconds of all n chunks together.
+    `one_core`: compute and encode take turns."""
+    beside_s = compute_s if one_core else 0.0
     rest = n - 1
 
     def total_s(encode_s: float, wire_s: float, decode_s: float) -> float:
         last = wire_s if wire_s > decode_s else decode_s  # `max` takes longer than all the rest
-        slowest = encode_s if encode_s > last else last
+        first = encode_s + beside_s
+        slowest = first if first > last else last
         if compute_s > slowest:
             slowest = compute_s
         own = compute_s + encode_s + wire_s + decode_s + rest * slowest

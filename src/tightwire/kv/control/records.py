@@ -9,7 +9,8 @@ from tightwire.kv.strategy import Strategy
 
 class Request(msgspec.Struct, frozen=True):
     """A transfer to decide about: `raw_bytes` in `chunks` pieces of `tokens` tokens. `prefill_s`: compute that is still
-    to come, which overlaps the transfer where it is `streamed`. `queued_bytes` are on their way before it."""
+    to come, which overlaps the transfer where it is `streamed`; `one_core`: it waits while a piece is encoded.
+    `queued_bytes` are on their way before it."""
 
     raw_bytes: int
     chunks: int = 1
@@ -20,6 +21,7 @@ class Request(msgspec.Struct, frozen=True):
     quality_budget: float | None = None
     slo_s: float | None = None
     queued_bytes: int = 0
+    one_core: bool = False
 
 
 class Stages(msgspec.Struct, frozen=True):

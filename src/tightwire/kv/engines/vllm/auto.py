@@ -56,11 +56,18 @@ class Fixed:
 class Auto:
     """The controller over one link: decides when a transfer starts, and again when the link changes under it, learns
     from its report, and watches the quality of what it chose on samples. A request may still ask for a strategy of its
-    own. Thread-safe."""
+    own. `one_core`: the engine computes on all the cores that the encoder may use. Thread-safe."""
 
     def __init__(
-        self, settings: Settings, library: ProfileLibrary, sender: Sender, pace: Pace, log: DecisionLog | None
+        self,
+        settings: Settings,
+        library: ProfileLibrary,
+        sender: Sender,
+        pace: Pace,
+        log: DecisionLog | None,
+        one_core: bool = False,
     ) -> None:
+        self._one_core = one_core
         self._always = None if settings.strategy == AUTO else resolve(settings.strategy)
         self._controller = Controller(library, ControllerSettings(quality_budget=settings.quality_budget))
         self._sender, self._pace, self._log = sender, pace, log
@@ -78,7 +85,7 @@ class Auto:
         prefill_s = self._pace.prefill_s(push.total - push.computed) if options.stream else 0.0
         request = Request(
             raw_bytes, pieces, push.total, prefill_s, options.stream, options.workload, options.quality_budget,
-            options.slo_s,
+            options.slo_s, one_core=self._one_core,
         )  # fmt: skip
         with self._lock:
             decision = self._controller.decide(request, self._sender.link.estimate())

@@ -7,6 +7,7 @@ computed; before the step ends, and so before any block can be used for somethin
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,6 +65,9 @@ class Worker:
         settings = self.settings
         self._layer_numbers = {name: number for number, name in enumerate(caches)}
         blocks = self._blocks = Blocks(layout, list(caches.values()))
+        # Threads begin with the affinity of this one, which vLLM on CPU pins to a core that it computes on.
+        on_cpu = all(cache.device.type == "cpu" for cache in caches.values())
+        self._one_core = on_cpu and torch.get_num_threads() >= len(os.sched_getaffinity(0))
         self._loads = Loads(blocks, self.counters)
         if settings.pushes:
             self._pusher = Pusher(
@@ -147,7 +151,7 @@ class Worker:
             return Peer(sender(self.settings, endpoint, self.fingerprint), Fixed(self.settings))
         watched = self._watch.link(endpoint) if self._watch is not None else None
         link = sender(self.settings, endpoint, self.fingerprint, watched)
-        auto = Auto(self.settings, self._library, link, self._pace, self._log(endpoint))
+        auto = Auto(self.settings, self._library, link, self._pace, self._log(endpoint), self._one_core)
         if watched is not None:
             watched.listener = auto
         return Peer(link, auto)
