@@ -16,7 +16,7 @@ GAPS_KEPT = 200
 SET_UP_EVENTS = 16  # a pause before these is import, connection and compilation: no rhythm of the job
 IO_BYTES = 2**20  # that much read or written is a sign of life: a checkpoint, a data set
 STARVED_SHARE = 1 / 3  # of a silence, at most, is put down to the machine
-ENOUGH_S, ENOUGH_GAPS = 2.0, 1.5  # processor time, or so many of the job's longest pauses: who had that was not short of it
+ENOUGH_S, ENOUGH_GAPS = 2.0, 1.5  # processor time, or so many longest pauses: who had that was not short of it
 ERROR = 2  # a goodbye
 _TIMES = (
     ("seen_s", np.nan), ("progress_s", 0.0), ("stopped_since_s", np.nan), ("left_since_s", np.nan),
@@ -71,7 +71,7 @@ class Standing:
         stopped = (rows["state"] == b"T") | (rows["state"] == b"t")
         since_s = self.stopped_since_s[rank]
         self.stopped_since_s[rank] = np.where(stopped, np.where(np.isnan(since_s), at_s, since_s), np.nan)
-        gone = np.isnan(self.left_since_s[rank]) & (_dead(rows["state"]) | (rows["goodbye"] == ERROR))
+        gone = np.isnan(self.left_since_s[rank]) & (dead(rows["state"]) | (rows["goodbye"] == ERROR))
         self.left_since_s[rank[gone]] = at_s[gone]
         return use, restarted[use]
 
@@ -88,8 +88,14 @@ class Standing:
         return float(self._gaps_s.max(initial=0.0))
 
     @property
+    def pids(self) -> dict[int, int]:
+        """By rank."""
+        rows = self.rows[self.known]
+        return dict(zip(rows["rank"].tolist(), rows["pid"].tolist(), strict=True))
+
+    @property
     def dead(self) -> Bools:
-        found: Bools = self.known & _dead(self.rows["state"])
+        found: Bools = self.known & dead(self.rows["state"])
         return found
 
     @property
@@ -132,6 +138,7 @@ class Standing:
             setattr(self, name, np.concatenate([getattr(self, name), np.full(more, value)]))
 
 
-def _dead(state: npt.NDArray[np.bytes_]) -> Bools:
+def dead(state: npt.NDArray[np.bytes_]) -> Bools:
+    """Of the kernel's letters."""
     found: Bools = (state == b"") | (state == b"Z") | (state == b"X")
     return found

@@ -28,8 +28,8 @@ OnHang = Literal["stop", "report"]
 
 @dataclass(frozen=True)
 class Watched:
-    """`status` is the command's own exit status (128 + n after signal n); `verdict` on a hang; `ranks` how many were seen,
-    `unseen` what these did that the probe does not see; `slow`: all verdicts on what made the job slow."""
+    """`status` is the command's own exit status (128 + n after signal n); `verdict` the first on a hang; `ranks` how many
+    were seen, `unseen` what these did that the probe does not see; `slow`: all verdicts on what made the job slow."""
 
     status: int
     verdict: Verdict | None
@@ -85,29 +85,27 @@ def _observe(
     job: subprocess.Popen[bytes], agent: Agent, watcher: Watcher, clock: Clock, on_verdict: Callable[[Verdict], None],
     on_hang: OnHang, patience_s: float, interrupted: list[int], on_start: Callable[[Watcher], None] | None,
 ) -> Watched:  # fmt: skip
-    verdict: Verdict | None = None
-    slow: list[Verdict] = []
-    watching = True
+    hangs, slow = list[Verdict](), list[Verdict]()
+    watching, undecided = True, False
     if on_start is not None:
         on_start(watcher)
     try:
         while True:
             status = job.poll()
-            if watching and verdict is None and not interrupted:
+            waits = undecided and watcher.hangs.open
+            if hangs and on_hang == "stop" and not waits and clock.now_s() - hangs[-1].at_s > patience_s:
+                _end(job, clock)
+                watching = False
+            elif watching and watcher.hangs.open and not interrupted:
                 try:
-                    said = watcher.step()
+                    said, undecided = watcher.step(), watcher.hangs.undecided
                 except Exception:  # a fault of ours must never end the job
                     logger.exception("tightwire: watching failed; the job runs on unwatched")
-                    watching, said = False, None
+                    watching, said, undecided = False, None, False
                 if said is not None:
                     said = doubted(said, agent.unknown)
                     on_verdict(said)
-                    if said.is_hang:
-                        verdict = said
-                    else:
-                        slow.append(said)
-            elif verdict is not None and on_hang == "stop" and clock.now_s() - verdict.at_s > patience_s:
-                _end(job, clock)
+                    (hangs if said.is_hang else slow).append(said)
             if status is not None:
                 break
             watcher.wait()
@@ -116,7 +114,7 @@ def _observe(
         raise
     collector = watcher.collector
     status = status if status >= 0 else 128 - status
-    return Watched(status, verdict, len(collector.ranks), tuple(collector.unseen), tuple(slow))
+    return Watched(status, hangs[0] if hangs else None, len(collector.ranks), tuple(collector.unseen), tuple(slow))
 
 
 def _end(job: subprocess.Popen[bytes], clock: Clock) -> None:

@@ -112,8 +112,7 @@ def stopped(found: Stopped, groups: Mapping[int, GroupFacts], now_s: float) -> V
     """An H3 verdict: one link, several, or the device of one rank."""
     wait, name = found.wait, _group_name(found.wait.group, groups)
     links = [f"{a}-{b}" for a, b in found.pairs]
-    where = "link" if len(links) == 1 else "links"
-    cause = f"{where} {', '.join(links)}: nothing gets through"
+    cause = f"link{'s' if len(links) > 1 else ''} {', '.join(links)}: nothing gets through"
     if found.devices:
         alone = [f"{a}-{b}" for a, b in found.pairs if not {a, b} & set(found.devices)]
         told = [
@@ -121,7 +120,10 @@ def stopped(found: Stopped, groups: Mapping[int, GroupFacts], now_s: float) -> V
             for device in found.devices
         ]
         cause = "; ".join(told + [f"link {link}: nothing gets through" for link in alone])
-    lines = [f"all ranks have entered {operation(wait.op)} number {wait.sequence} of group {name!r}; none is missing"]
+    where = f"{operation(wait.op)} number {wait.sequence} of group {name!r}"
+    lines = [f"all ranks have entered {where}; none is missing"]
+    if wait.missing:
+        lines = [f"rank {wait.rank} waits in {where}, which others have not entered; yet bytes stand on its way there"]
     for each in found.connections:
         way = f"rank {each.rank} → rank {each.peer} ({each.socket.local} → {each.socket.remote})"
         lines.append(

@@ -43,17 +43,19 @@ def stuck(waiting: Waits, now_s: float) -> Waits:
 
 def find(waits: Waits, before: Connections, after: Connections) -> Stopped | None:
     """From two looks at the transport, `BETWEEN_S` apart or more, while `waits` stood. None when everything there moves
-    or is idle."""
+    or is idle. The wait told is one in an operation that everybody has entered, where there is one."""
     standing = stand(before, after)
     ends = np.stack([standing["rank"], standing["peer"]]).astype(np.int64)
     pairs = sorted({(min(pair), max(pair)) for pair in zip(*ends.tolist(), strict=True)})
-    index = {rank: number for number, rank in enumerate(waits.rank.tolist())}
+    order = np.argsort(waits.whole, kind="stable")
+    index = dict(zip(waits.rank[order].tolist(), order.tolist(), strict=True))
     involved = [rank for pair in pairs for rank in pair if rank in index]
     if not involved:
         return None
     since_s = min(float(waits.collector.standing.progress_s[rank]) for rank in involved)
     told = tuple(connection(row) for row in standing)
-    return Stopped(waits[index[involved[0]]], tuple(pairs), devices(pairs), told, since_s)
+    first = max((index[rank] for rank in involved), key=lambda number: bool(waits.whole[number]))
+    return Stopped(waits[first], tuple(pairs), devices(pairs), told, since_s)
 
 
 def stand(before: Connections, after: Connections) -> Connections:
