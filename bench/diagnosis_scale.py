@@ -45,7 +45,11 @@ def main() -> None:
             notes.add(Noted(seed, size=size, cost=costs.measure(size, seed)))
             print(notes.noted[-1].cost, flush=True)
     for ranks, count in zip(arguments.ranks, arguments.incidents, strict=True):
-        _play([each for each in cases.incidents(ranks, count, seed) if not notes.has(case=each)], notes, seed)
+        _play(
+            [each for each in cases.incidents(ranks, count, seed, arguments.classes) if not notes.has(case=each)],
+            notes,
+            seed,
+        )
     for number in range(arguments.hours):
         hour = Hour(number, arguments.clean_ranks)
         if not notes.has(hour=hour):
@@ -66,6 +70,7 @@ def _arguments() -> argparse.Namespace:
         "--ranks", type=int, nargs="*", default=[4096, 16384], choices=list(cases.LAYOUTS), help="sizes of the clusters"
     )
     made.add_argument("--incidents", type=int, nargs="*", default=[200, 100], help="of each size")
+    made.add_argument("--classes", nargs="+", default=cases.ANOMALIES, choices=cases.ANOMALIES, help="of incidents")
     made.add_argument("--hours", type=int, default=24, help="in which nothing is wrong, each a job of its own")
     made.add_argument("--clean-ranks", type=int, default=1024, choices=list(cases.LAYOUTS), help="of those jobs")
     made.add_argument("--sizes", type=int, nargs="*", default=list(costs.SIZES), help="at which the cost is measured")

@@ -143,7 +143,7 @@ def _play(watched: Watched, case: Case, seed: int) -> Played:
         if told_s is None and first_s is not None and watched.steps <= first and now_s - first_s > HANG_S:
             break
         verdict, spent_s = watched.step()
-        if verdict is not None and (not said or _names(verdict) != _names(said[-1])):
+        if verdict is not None and all(_names(verdict) != _names(each) for each in said):
             verdict_s.append(spent_s)
             said.append(msgspec.structs.replace(verdict, waiting_ranks=[], evidence=verdict.evidence[:8]))
             if told_s is None:
@@ -153,14 +153,10 @@ def _play(watched: Watched, case: Case, seed: int) -> Played:
         incident.capture(watched.watcher.collector, said[-1], [])
     capture_s = time.process_time() - capture_s
     took_s = said[-1].at_s - first_s if said and first_s is not None else None
-    return Played(score.judge(_truth(case), said), said, took_s, verdict_s, capture_s, time.perf_counter() - began_s)
+    return Played(
+        score.judge_several(case.truths, said), said, took_s, verdict_s, capture_s, time.perf_counter() - began_s
+    )
 
 
 def _names(verdict: Verdict) -> tuple[str, list[int], list[str], bool]:
     return verdict.anomaly, verdict.guilty_ranks, verdict.guilty_links, verdict.ended_s is not None
-
-
-def _truth(case: Case) -> score.Truth:
-    ranks = sorted({rank for fault in case.faults for rank in fault.guilty_ranks})
-    links = sorted({link for fault in case.faults for link in fault.guilty_links})
-    return score.Truth(case.anomaly, ranks, links)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tightwire.ccl.score import Outcome, Truth, judge, total
+from tightwire.ccl.score import Outcome, Truth, judge, judge_several, total
 from tightwire.ccl.verdict import Verdict
 
 
@@ -40,6 +40,26 @@ BOTH = Truth("S2", [2], ["4-5"])
 )
 def test_one_run(truth: Truth, verdicts: list[Verdict], outcome: Outcome) -> None:
     assert judge(truth, verdicts) == outcome
+
+
+STOPPED, DIFFERS = Truth("H1", [3]), Truth("H2", [7])
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "outcome"),
+    [
+        ([said("H2", [7]), said("H1", [3])], Outcome(True, True, False)),
+        ([said("H1", [3]), said("H2", [7])], Outcome(True, True, False)),
+        ([said("H2", [7])], Outcome(False, False, False)),
+        ([said("H2", [7]), said("H1", [7])], Outcome(True, False, False)),
+        ([said("H2", [7]), said("H1", [3, 4])], Outcome(True, False, True)),
+        ([said("H2", [7]), said("H1", [3]), said("H3", [], ["1-2"])], Outcome(False, True, True)),
+        ([said("H2", [7]), said("H1", []), said("H1", [3])], Outcome(True, True, False)),
+    ],
+)
+def test_classes_that_began_at_once_are_judged_each_by_itself(verdicts: list[Verdict], outcome: Outcome) -> None:
+    assert judge_several([STOPPED, DIFFERS], verdicts) == outcome
+    assert judge_several([DIFFERS], verdicts) == judge(DIFFERS, verdicts)
 
 
 def test_many_runs() -> None:

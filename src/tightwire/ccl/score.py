@@ -46,6 +46,22 @@ def judge(truth: Truth, verdicts: Sequence[Verdict]) -> Outcome:
     )
 
 
+def judge_several(truths: Sequence[Truth], verdicts: Sequence[Verdict]) -> Outcome:
+    """The same where several classes of hangs began at once: each is told by itself, and none besides."""
+    if len(truths) == 1:
+        return judge(truths[0], verdicts)
+    told = {truth.anomaly: [each for each in verdicts if each.anomaly == truth.anomaly] for truth in truths}
+    each = [judge(truth, told[truth.anomaly]) for truth in truths]
+    everyone = Truth(
+        "", [rank for truth in truths for rank in truth.guilty_ranks], [link for truth in truths for link in truth.guilty_links]
+    )  # fmt: skip
+    return Outcome(
+        all(outcome.class_right for outcome in each) and {verdict.anomaly for verdict in verdicts} <= set(told),
+        all(outcome.location_right for outcome in each),
+        judge(everyone, verdicts).wrong_accusation,
+    )
+
+
 def total(outcomes: Collection[Outcome]) -> Score:
     runs = max(len(outcomes), 1)
     return Score(

@@ -53,7 +53,8 @@ class Program:
 
 class Physics:
     """`step()` runs one step of all ranks and returns its records with their ranks, in the order of time for each rank;
-    `links` [pairs, 2] are the ranks at their ends, `acked_bytes` and `busy_s` [pairs] what went over them so far."""
+    `links` [pairs, 2] are the ranks at their ends, `acked_bytes` and `busy_s` [pairs] what went over them so far, `held`
+    [pairs] whether something stands in their queue that never gets through."""
 
     def __init__(self, layout: Layout, program: Program, faults: Sequence[Fault], rng: np.random.Generator) -> None:
         self.layout, self.program, self.faults = layout, program, faults
@@ -68,6 +69,7 @@ class Physics:
         self.links = layout.links
         self._numbers = {(int(a), int(b)): number for number, (a, b) in enumerate(self.links)}
         self.acked_bytes, self.busy_s = np.zeros(len(self.links)), np.zeros(len(self.links))
+        self.held = np.zeros(len(self.links), bool)
         self._known: dict[bytes, Ints] = {}
         self._mixed: set[int] = set()
         self._quiet_s = self._step_s()
@@ -242,7 +244,9 @@ class Physics:
             each_s: Floats = size / speed
         if self.program.wire_jitter:
             each_s *= np.exp(self.program.wire_jitter * self.rng.standard_normal(len(each_s)))
-        moving = np.isfinite(each_s)
+        sent, moving = np.isfinite(self.now_s.flat[senders]), np.isfinite(each_s)
+        self.held[numbers[sent & ~moving]] = True
+        moving &= sent
         self.acked_bytes[numbers[moving]] += size
         self.busy_s[numbers[moving]] += each_s[moving]
         return each_s

@@ -183,11 +183,12 @@ class SimulatedCluster:
         physics = self.physics
         across = np.flatnonzero(self.layout.hosts[physics.links[:, 0]] != self.layout.hosts[physics.links[:, 1]])
         speed, ends = physics.speed()[across], physics.links[across]
-        slow, broken = speed < physics.program.link_bytes_per_s, speed == 0
+        held = physics.held[across]
+        slow = held | ((speed > 0) & (speed < physics.program.link_bytes_per_s))
         found = np.zeros(len(across), CONNECTION)
         found["rank"], found["peer"], found["local"], found["remote"] = *ends.T, *self._addresses(across)
-        found["queued_bytes"], found["resending"] = np.where(slow, QUEUED_BYTES, 0), broken
-        found["retransmits"] = np.where(broken, RETRANSMITS, 0)
+        found["queued_bytes"], found["resending"] = np.where(slow, QUEUED_BYTES, 0), held
+        found["retransmits"] = np.where(held, RETRANSMITS, 0)
         found["acked_bytes"], found["received_bytes"] = acked[across].astype(np.int64), np.nan
         found["busy_s"] = busy[across]
         found["rtt_s"] = np.where(physics.touched()[across], QUEUED_RTT_S, RTT_S)
@@ -241,7 +242,7 @@ class SimulatedSource:
 
     def reached(self, pid: int, pid_start: int, addresses: list[str]) -> set[str] | None:
         told = self.cluster.transport(self._clock.now_s())
-        return set(addresses) - {remote.decode() for remote in told["remote"][told["resending"]].tolist()}
+        return set(addresses) - {remote.decode() for remote in told["remote"][told["delivery_bytes_per_s"] == 0].tolist()}
 
     def evidence(self, pid: int, pid_start: int) -> Evidence | None:
         return None
