@@ -61,10 +61,11 @@ def _incident(ranks: int, number: int, seed: int) -> Case:
     step = int(rng.integers(1, 4))
     found: list[Fault] = []
     taken: set[int] = set()
+    apart = anomaly in ("H3", SEVERAL)
     for kind in _kinds(anomaly, faults, rng):
-        fault, ends = _drawn(kind, LAYOUTS[ranks][layout], step, rng, apart=anomaly == SEVERAL)
+        fault, ends = _drawn(kind, LAYOUTS[ranks][layout], step, rng, apart)
         while ends & taken:  # two links with a rank in common would be that rank's device
-            fault, ends = _drawn(kind, LAYOUTS[ranks][layout], step, rng, apart=anomaly == SEVERAL)
+            fault, ends = _drawn(kind, LAYOUTS[ranks][layout], step, rng, apart)
         taken |= ends
         found.append(fault)
     return Case(number, ranks, layout, found)

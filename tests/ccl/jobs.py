@@ -10,13 +10,15 @@ SCRIPTS = Path(__file__).parent / "scripts"
 LAUNCH = ("-m", "tightwire.ccl.faults.launch", "--ranks")
 
 
-def run_job(out: Path, *job: str, timeout_s: float = 240, torchrun: bool = False) -> tuple[int, dict | None, str]:
+def run_job(
+    out: Path, *job: str, timeout_s: float = 240, torchrun: bool = False, ranks: int = RANKS
+) -> tuple[int, dict | None, str]:
     """(exit status of `tightwire ccl run`, verdict or None, what it printed). With forks of one process as ranks, which
     is fast, or with `torchrun`."""
     standard = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
     command = [
         sys.executable, "-m", "tightwire.cli", "ccl", "run", "--out", str(out), "--patience", "0.5", "--",
-        sys.executable, *(standard if torchrun else LAUNCH), str(RANKS), *job,
+        sys.executable, *(standard if torchrun else LAUNCH), str(ranks), *job,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     told = out / "verdict.json"

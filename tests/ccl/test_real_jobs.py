@@ -62,6 +62,19 @@ def test_a_rank_that_calls_something_else_is_named(fault: str, says: str, tmp_pa
     assert verdict["at_s"] - json.loads(truth.read_text())["at_s"] < 15
 
 
+def test_two_classes_that_begin_at_once_are_both_told(tmp_path: Path) -> None:
+    status, first, printed = run_job(tmp_path / "out", str(SCRIPTS / "two_hangs.py"), ranks=5)
+    assert status == 3, printed
+    second = json.loads((tmp_path / "out-2" / "verdict.json").read_text())
+    assert [(each["class"], each["guilty_ranks"], each["confidence"]) for each in (first, second)] == [
+        ("H2", [1], "high"),
+        ("H1", [4], "high"),
+    ]
+    assert second["waiting_ranks"] == [3]
+    assert second["at_s"] - first["since_s"] < 12
+    assert not (tmp_path / "out-3").exists()
+
+
 def test_a_clean_job_accuses_nobody_and_keeps_its_status(tmp_path: Path) -> None:
     status, verdict, printed = run_job(tmp_path / "out", *SAMPLE, "--steps", "60")
     assert (status, verdict) == (0, None), printed

@@ -42,7 +42,7 @@ class Hangs:
     def __init__(self, collector: Collector, source: Source, clock: Clock, evidence: Evidences) -> None:
         self._collector, self._source, self._clock, self._evidence = collector, source, clock, evidence
         self.told: dict[str, Verdict] = {}
-        self._until_s = np.inf  # what begins later is a consequence of what was told
+        self._told_s = np.inf  # the first of them
         self._before: tuple[int, ...] = ()
         self._first_look: tuple[float, Connections] | None = None
         self._mixed: dict[tuple[int, int], None] = {}  # rounds, by the group's number
@@ -55,7 +55,7 @@ class Hangs:
     @property
     def open(self) -> bool:
         """Whether more may be told."""
-        return self._clock.now_s() < self._until_s + not_entered.threshold_s(self._collector.standing) + DECIDE_S
+        return self._clock.now_s() < self._told_s + not_entered.threshold_s(self._collector.standing) + DECIDE_S
 
     @property
     def undecided(self) -> bool:
@@ -86,7 +86,7 @@ class Hangs:
             found = self._nowhere_and_nobody(waiting)
         for verdict in found:
             self.told[verdict.anomaly] = verdict
-            self._until_s = min(self._until_s, verdict.at_s)
+            self._told_s = min(self._told_s, verdict.at_s)
         return found
 
     def _nowhere_and_nobody(self, waiting: Waits) -> list[Verdict]:
@@ -123,7 +123,7 @@ class Hangs:
             elif mixed is None or len(mixed.ended_s) >= len(facts.ranks):  # forgotten, or different as it was
                 del self._mixed[group, sequence]
         if self.told:
-            found = beside.differing(found, self._collector, self._until_s)
+            found = beside.differing(found, self._collector)
         if not found:
             return []
         calm = now_s - float(standing.progress_s[standing.known].max()) >= CALM_S
@@ -154,7 +154,7 @@ class Hangs:
         """Suspects that were there twice in a row, or whose process is gone: that does not pass."""
         found = not_entered.find(self._collector, waiting, self._clock.now_s())
         if self.told or not alone:
-            found = beside.suspects(found, self._collector, self._rounds(), self._until_s)
+            found = beside.suspects(found, self._collector, waiting, self._rounds(), self._told_s)
         named = tuple(s.rank for s in found)
         gone = any(s.how == "left" for s in found)
         firm, self._before = bool(named) and (gone or named == self._before), named

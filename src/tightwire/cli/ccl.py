@@ -45,12 +45,15 @@ def run(
 
     Exit status: the job's own, or 3 when a hang was diagnosed. A slow job runs on.
     """
-    console, watchers = Console(stderr=True), list[Watcher]()
+    console, watchers, folders = Console(stderr=True), list[Watcher](), dict[str, Path]()
 
     def told(verdict: Verdict) -> None:
         show(console, verdict)
         act(verdict)
         folder = out or Path("tightwire-incidents") / time.strftime("%Y%m%d-%H%M%S")
+        if verdict.is_hang:  # another class that began with the first has a folder beside it
+            beside = folder.with_name(f"{folder.name}-{len(folders) + 1}") if folders else folder
+            folder = folders.setdefault(verdict.anomaly, beside)
         problem = journal.write(folder, verdict, incident.capture(watchers[0].collector, verdict, command))
         if problem is not None:
             console.print(f"tightwire: {problem}", highlight=False, soft_wrap=True)

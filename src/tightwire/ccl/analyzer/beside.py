@@ -1,19 +1,20 @@
 """Several hangs of one moment: what stands beside one that is known, and does not follow from it.
 
-A hang stops the whole job within a step, so whatever began after it was told is its consequence or somebody's answer to it.
-Of the rest, a rank that called a round in which calls differ is part of that; one whose operation failed lost its peer; and
-once a rank has left in error, those that die after it may have died of that. What differs after a failed operation is how the
-job deals with errors.
+A hang stops the whole job within a step: a rank that goes later, out of an operation, goes for it, or because somebody ends
+the job. A rank that called a round in which calls differ is part of that; one whose operation failed lost its peer; and once
+a rank has left in error, those that die after it may have died of that. What differs after a failed operation is how the job
+deals with errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from tightwire.ccl.analyzer.inconsistent import Inconsistency
-from tightwire.ccl.analyzer.not_entered import Suspect
+from tightwire.ccl.analyzer.not_entered import HEARD_S, Suspect
 from tightwire.ccl.analyzer.wait_for import Waits
 from tightwire.ccl.collector import Collector
 from tightwire.ccl.connections import Connections
@@ -21,25 +22,27 @@ from tightwire.ccl.probe.ring import Goodbye
 from tightwire.ccl.rounds import Round
 
 
-def suspects(found: Iterable[Suspect], collector: Collector, mixed: Iterable[Round], until_s: float) -> list[Suspect]:
-    """Those that are no victims of another hang; `mixed`: the rounds in which calls differ."""
+def suspects(
+    found: Iterable[Suspect], collector: Collector, waiting: Waits, mixed: Iterable[Round], told_s: float
+) -> list[Suspect]:
+    """Those that are no victims of a hang that is told of at `told_s`; `mixed`: the rounds in which calls differ."""
     victims = _victims(collector, mixed)
     in_error = bool((collector.standing.rows["goodbye"] == Goodbye.ERROR).any())
+    spread_s = HEARD_S + collector.standing.longest_gap_s  # until all stand, and that is known
+    inside = set(waiting.rank.tolist())
     return [
-        each
+        replace(each, waiting_ranks=tuple(rank for rank in each.waiting_ranks if rank not in victims))
         for each in found
-        if each.rank not in victims and each.since_s <= until_s and not (each.how == "left" and in_error)
+        if each.rank not in victims
+        and each.since_s <= told_s + (0.0 if each.rank in inside else spread_s)
+        and not (each.how == "left" and in_error)
     ]
 
 
-def differing(found: Iterable[Inconsistency], collector: Collector, until_s: float) -> list[Inconsistency]:
+def differing(found: Iterable[Inconsistency], collector: Collector) -> list[Inconsistency]:
     """Those that are not about how the job deals with an error."""
     failures = np.bincount(collector.slots.ranks, collector.frames["failed"])
-    return [
-        each
-        for each in found
-        if each.since_s <= until_s and all(failures[rank] <= (rank in each.round.failed) for rank in each.round.called)
-    ]
+    return [each for each in found if all(failures[rank] <= (rank in each.round.failed) for rank in each.round.called)]
 
 
 def transport(connections: Connections, collector: Collector) -> Connections:
