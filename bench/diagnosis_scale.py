@@ -157,7 +157,7 @@ def _cost(measured: list[Cost]) -> list[Result]:
         found.append(Result(f"r{each.ranks}.memory_gb", each.memory_gb, "GB", "lower"))
     at = next((each for each in measured if each.ranks == 16384), None)
     if at is not None:
-        wire = f"digests as they are packed, not compressed; {at.idle_bytes_per_rank_sweep:.0f} where nothing changed"
+        wire = f"reports of hosts of 8 ranks; {at.idle_bytes_per_rank_sweep:.0f} where nothing changed"
         found += [
             Result(
                 "ingest.realtime_factor", 1 / at.second_s, "×", "higher", "16,384 ranks, a summary a second, one core"

@@ -1,5 +1,5 @@
-"""What the collector costs: it runs in a process of its own, reads each host's digest as it is on the wire, and is asked
-nothing by the simulation but the time that it took."""
+"""What the collector costs: it runs in a process of its own, takes each host's messages as they are on the wire, and is
+asked nothing by the simulation but the time that it took."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from multiprocessing.connection import Connection
 import msgspec
 import numpy as np
 
-from scale.playing import EVERY_S, LOST, SKEW_S
-from tightwire.ccl import digest
+from scale.playing import EVERY_S, SKEW_S
 from tightwire.ccl.connections import CONNECTION, Connections
-from tightwire.ccl.digest import CALL, Digest
+from tightwire.ccl.digest import CALL
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.faults.simulate.fault import Fault
 from tightwire.ccl.faults.simulate.layout import Layout
 from tightwire.ccl.faults.simulate.physics import Program
 from tightwire.ccl.faults.simulate.stream import SimulatedCluster
+from tightwire.ccl.fleet.hosts import Hosts
+from tightwire.ccl.fleet.messages import About, Report, decode_to_collector, encode, pack
 from tightwire.ccl.throttling import Throttling
 from tightwire.ccl.verdict import Verdict
 from tightwire.ccl.watcher import Watcher
@@ -29,7 +30,6 @@ from tightwire.core.clock import FakeClock
 SIZES = (1024, 4096, 16384, 65536)
 WARM_S, MEASURED_S, HUNG_S = 16, 12, 30
 REPEATED_S = 4  # until nothing that was said before a hang is said again
-_DIGEST = msgspec.msgpack.Decoder(Digest)
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -45,25 +45,18 @@ class Cost(msgspec.Struct, frozen=True):
     calls_per_rank_s: float
 
 
-class Remote:
+class Remote(Hosts):
     """What the watcher in the other process judges by."""
 
     def __init__(self, link: Connection, clock: FakeClock) -> None:
-        self.link, self.clock = link, clock
+        super().__init__(clock, lambda ask: None)
+        self.link = link
         self.spent_s = 0.0
-        self._given: list[bytes] = []
 
-    def receive(self) -> bool:
-        """The next look's digests; whether there is one."""
+    def receive(self) -> list[bytes]:
+        """A second's messages; none at the end."""
         count = int.from_bytes(self.link.recv_bytes(), "little")
-        self._given = [self.link.recv_bytes() for _ in range(count)]
-        return count > 0
-
-    def look(self) -> list[Digest]:
-        return [digest.decode(each) for each in self._given]
-
-    def wait(self, timeout_s: float) -> None:
-        raise AssertionError("the benchmark moves the clock")
+        return [self.link.recv_bytes() for _ in range(count)]
 
     def connections(self, pids: Mapping[int, int]) -> Connections:
         self.link.send_bytes(b"transport")
@@ -90,21 +83,33 @@ def collect(link: Connection) -> None:
     """The collector's process: answers each look with a `Second`, and at the end with its memory in bytes."""
     clock = FakeClock()
     source = Remote(link, clock)
-    watcher = Watcher(source, clock)
-    while source.receive():
+    watcher = Watcher(source, source.horizon)
+    while messages := source.receive():
         clock.advance_s(EVERY_S)
         began_s, before_s = time.process_time(), source.spent_s
-        said = watcher.step()
+        for each in messages:
+            source.take(decode_to_collector(each), clock.now_s())
+        said = _judge(watcher, source)
         spent_s = time.process_time() - began_s - (source.spent_s - before_s)
         said = None if said is None else msgspec.structs.replace(said, waiting_ranks=[], evidence=[])
         link.send_bytes(msgspec.msgpack.encode(Second(spent_s, said)))
     link.send_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss.to_bytes(8, "little"))
 
 
+def _judge(watcher: Watcher, source: Remote) -> Verdict | None:
+    said = None
+    while said is None:
+        source.advance()
+        said = watcher.step() if source.begun else None
+        if not source.more:
+            break
+    return said
+
+
 def measure(ranks: int, seed: int) -> Cost:
     """A job of so many ranks watched for a while, and then one of them loops."""
     clock = FakeClock()
-    cluster = SimulatedCluster(Layout(8, 8, ranks // 64), Program(), (), seed, SKEW_S, LOST)
+    cluster = SimulatedCluster(Layout(8, 8, ranks // 64), Program(), (), seed, SKEW_S)
     context = multiprocessing.get_context("spawn")
     link, other = context.Pipe()
     collector = context.Process(target=collect, args=(other,))
@@ -117,8 +122,11 @@ def measure(ranks: int, seed: int) -> Cost:
         if len(seconds) == WARM_S + MEASURED_S:
             cluster.inject([Fault("loop", ranks // 2, cluster.physics.steps)], seed)
         clock.advance_s(EVERY_S)
-        digests = cluster.digests(clock.now_s())
-        encoded = [digest.encode(each) for each in digests]
+        number, digests = len(seconds), cluster.digests(clock.now_s())
+        encoded = [
+            encode(Report(About("job", each.host, 1), number, number - 1 if number else None, 0, 0, each.at_s, pack(each)))
+            for each in digests
+        ]
         sizes.append(sum(map(len, encoded)))
         calls.append(sum(len(each.calls) for each in digests))
         link.send_bytes(len(encoded).to_bytes(8, "little"))

@@ -1,4 +1,4 @@
-"""A digest comes back from the wire as it was; what is none is refused, and what does not fit together is left out."""
+"""A digest comes back from the wire as it was; what is none, or does not fit together, is refused."""
 
 import msgspec
 import numpy as np
@@ -10,8 +10,11 @@ from tests.ccl.digests import FACTS, Action, digest_of, looks
 from tightwire.ccl import digest
 from tightwire.ccl.batch import batches
 from tightwire.ccl.collector import Collector
-from tightwire.ccl.digest import CALL, FRAME, RANK, Digest
-from tightwire.ccl.summary import GroupFacts
+from tightwire.ccl.digest import CALL, FRAME, RANK, UNKNOWN, Digest
+from tightwire.ccl.packing import Packer
+from tightwire.ccl.probe.process import ProcessState
+from tightwire.ccl.probe.ring import GroupFrame
+from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.errors import LinkError
 
 BUSY: list[tuple[list[Action], ...]] = [([(0, 0, 1), (0, 1, 2)], [(0, 0, 1)], [(0, 0, 3), (1, 0, 0)])]
@@ -59,6 +62,9 @@ def test_a_damaged_digest_is_refused_or_harmless(acted: list[tuple[list[Action],
         ({"groups": [GroupFacts(1, "g", [2**63])]}, "group"),
         ({"ranks": bytes(RANK.itemsize * (digest.MAX_HOST_RANKS + 1))}, "limit"),
         ({"unseen": ["x"] * (digest.MAX_UNSEEN + 1)}, "limit"),
+        ({"unknown": {digest.MAX_RANKS: "why"}}, "unknown rank"),
+        ({"unknown": dict.fromkeys(range(digest.MAX_HOST_RANKS + 1), "why")}, "limit"),
+        ({"groups": [GroupFacts(group, "g", [0]) for group in range(digest.MAX_GROUPS + 1)]}, "limit"),
         ({"calls": bytes(digest.MAX_BYTES)}, "limit"),
     ],
 )
@@ -83,19 +89,43 @@ def changed(made: Digest, part: str, column: str, value: int) -> Digest:
         ("calls", "kind", 2**16 - 1),
     ],
 )
-def test_rows_that_do_not_fit_together_are_left_out_and_others_kept(part: str, column: str, value: int) -> None:
-    good = digest_of(BUSY)
-    bad = changed(msgspec.structs.replace(good, host="bad"), part, column, value)
-    (batch,) = batches([good, bad])
-    assert [each.host for each in batch.digests] == ["host"]
-    assert len(batch.calls.sequence) == len(good.calls) // CALL.itemsize
+def test_rows_that_do_not_fit_together_are_refused(part: str, column: str, value: int) -> None:
+    bad = changed(digest_of(BUSY), part, column, value)
+    with pytest.raises(LinkError, match="not a digest"):
+        digest.decode(digest.encode(bad))
 
 
 @given(looks, st.sampled_from(["ranks", "frames", "calls", "kinds"]), st.integers(1, 7))
-def test_half_a_row_is_left_out(acted: list[tuple[list[Action], ...]], part: str, more: int) -> None:
+def test_half_a_row_is_refused(acted: list[tuple[list[Action], ...]], part: str, more: int) -> None:
     made = digest_of(acted)
-    (batch,) = batches([msgspec.structs.replace(made, **{part: getattr(made, part) + bytes(more)})])
-    assert list(batch.digests) == []
+    with pytest.raises(LinkError, match="part of a row"):
+        digest.decode(digest.encode(msgspec.structs.replace(made, **{part: getattr(made, part) + bytes(more)})))
+
+
+@given(looks, st.lists(st.booleans(), min_size=3, max_size=3))
+def test_without_some_of_its_ranks_it_tells_of_the_others_what_it_did(
+    acted: list[tuple[list[Action], ...]], out: list[bool]
+) -> None:
+    made = msgspec.structs.replace(digest_of(acted), groups=FACTS)
+    whole, some = Collector(), Collector()
+    whole.take([made])
+    some.take([digest.decode(digest.encode(made.without(np.array(out))))])
+    assert sorted(some.ranks) == [rank for rank in range(3) if not out[rank]]
+    for rank in some.ranks:
+        assert some.ranks[rank] == whole.ranks[rank]
+        assert some.rounds.calls(rank) == whole.rounds.calls(rank)
+
+
+def test_of_a_rank_that_is_gone_the_time_of_its_last_operation_is_told() -> None:
+    def gone_ms(rank: RankSample) -> int:
+        rows = np.frombuffer(Packer().digest(Summary("host", 100.0, [rank], [])).ranks, RANK)
+        return int(rows["gone_ms"][0])
+
+    frames = [GroupFrame(1, 4, int(97.5e9), 4, 1), GroupFrame(2, 1, int(90e9), 1, 1)]
+    last = RankSample(0, 1, 7, 1, 0, 8, frames, None)
+    assert gone_ms(last) == 2500
+    assert gone_ms(msgspec.structs.replace(last, frames=[])) == UNKNOWN
+    assert gone_ms(msgspec.structs.replace(last, process=ProcessState("R", 1.0))) == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 10)), max_size=12))

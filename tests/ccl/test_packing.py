@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,4 +74,32 @@ def test_where_nothing_changes_little_is_told() -> None:
     told = [packer.digest(ranks.look(NOTHING)) for _ in range(REFRESHED)]
     assert min(len(each.frames) + len(each.calls) for each in told) == 0
     assert len(first.frames) > 0
-    assert sum(len(each.frames) > 0 for each in told) < REFRESHED  # and yet each rank's again now and then
+    again = [each for each in told if each.frames]
+    assert 1 <= sum(each.whole for each in again) <= len(again) < REFRESHED  # and yet all of it now and then
+    packer.renew()
+    assert packer.digest(ranks.look(NOTHING)).whole
+
+
+def test_groups_are_described_by_the_host_of_their_first_rank_unless_it_is_alone() -> None:
+    summary = Ranks().look(NOTHING)
+    second = msgspec.structs.replace(summary, ranks=summary.ranks[2:])
+    assert Packer().digest(second).groups == []
+    assert Packer(alone=True).digest(second).groups == FACTS
+
+
+@given(looks, looks)
+def test_a_collector_that_knows_nothing_follows_from_a_whole_digest_on(
+    before: list[tuple[list[Action], ...]], after: list[tuple[list[Action], ...]]
+) -> None:
+    ranks, packer, collector = Ranks(), Packer(), Collector()
+    for each in before:
+        packer.digest(ranks.look(each))
+    packer.renew()
+    for each in after:
+        collector.take([packer.digest(ranks.look(each))])
+    for group in FACTS:
+        for rank in group.ranks:
+            frame, view = ranks.frame(rank, group.group), collector.ranks[rank]
+            assert view.entered(group.group) == frame.entered_seq
+    open_now = {key for key, did in ranks.did.items() if did.ended_ns is None}
+    assert open_now <= known(collector).keys()

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from tightwire.ccl.pulse import Pulse
 from tightwire.ccl.sources import nccl_plugin
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.ccl.transport import End
-from tightwire.ccl.unknown import settled
 from tightwire.core.clock import Clock
 from tightwire.errors import ConfigError
 
@@ -72,7 +71,11 @@ class Agent:
             self._read_facts(name)
         at_s = self._clock.now_s()
         self._pulse.looked(at_s, {name: sample.written for name, sample in self._last.items() if sample.alive})
-        return Summary(self._host, at_s, ranks, list(self._groups.values()), self._unseen)
+        return Summary(self._host, at_s, ranks, list(self._groups.values()), self._unseen, self.unknown)
+
+    def described(self, groups: Collection[int]) -> list[GroupFacts]:
+        """Those of these groups that its ranks know."""
+        return [self._groups[group] for group in groups if group in self._groups]
 
     @property
     def pids(self) -> set[int]:
@@ -173,7 +176,7 @@ class Agent:
                 self._rings.pop(name).close()
             return None
         self.unknown[before.rank] = f"the ring of rank {before.rank} is damaged"
-        return settled(msgspec.structs.replace(before, process=state))
+        return msgspec.structs.replace(before, process=state, records=b"")
 
     def _new_records(self, name: str, file: Ring, ring: RingState) -> bytes:
         process_of, seen = self._seen.get(name, (ring.pid_start, 0))

@@ -3,17 +3,17 @@ reordering and a lost agent change nothing but the delay."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tightwire.ccl.batch import Batch, batches
+from tightwire.ccl.batch import Batch, Rows, batches
 from tightwire.ccl.digest import FRAME, UNKNOWN, Digest
 from tightwire.ccl.probe.process import ProcessState
 from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.rounds import Rounds
-from tightwire.ccl.slots import Slots, put
+from tightwire.ccl.slots import Ints, Slots, put
 from tightwire.ccl.standing import Standing
 from tightwire.ccl.summary import GroupFacts, RankSample
 
@@ -41,16 +41,19 @@ class RankView:
 
 class Collector:
     """`standing` of the ranks, `frames` of the slots (rows of `FRAME`) and `rounds`: the job as known so far. `ranks` and
-    `groups` are the same as objects, for what looks at few of them; `restarts` counts how often the job began anew."""
+    `groups` are the same as objects, for what looks at few of them; `restarts` counts how often the job began anew.
+    Of ranks that are `unknown` (why, by rank) the frames are those last seen, without what they waited in: whether they
+    still do is not known."""
 
     def __init__(self) -> None:
         self.slots = Slots()
         self.standing = Standing()
         self.rounds = Rounds(self.slots)
-        self.frames = np.zeros(0, FRAME)
+        self._told = self.frames = np.zeros(0, FRAME)
         self.ranks: Mapping[int, RankView] = _Ranks(self)
         self.groups: dict[int, GroupFacts] = {}
         self.unseen: dict[str, None] = {}  # in the order in which it was told
+        self.unknown: dict[int, str] = {}
         self.restarts = 0
         self._hosts: dict[str, int] = {}
 
@@ -58,6 +61,12 @@ class Collector:
         """Older digests than the newest known of a rank are ignored."""
         for batch in batches(digests):
             self._take(batch)
+        self.frames = self._settled() if self.unknown else self._told
+
+    def completed(self, ranks: Collection[int]) -> int:
+        """How many operations these ranks were seen to complete."""
+        mine = self._told[np.isin(self.slots.ranks, list(ranks))]
+        return int((mine["done"].astype(np.int64) - mine["failed"]).sum())
 
     def _take(self, batch: Batch) -> None:
         self._note_groups(batch)
@@ -67,21 +76,36 @@ class Collector:
             self.rounds.forget()
             self.restarts += 1
             again = batch.ranks["rank"][fresh[restarted]]
-            self.frames[np.isin(self.slots.ranks, again)] = np.zeros((), FRAME)
+            self._told[np.isin(self.slots.ranks, again)] = np.zeros((), FRAME)
         slots, known = self.slots.find(batch.frames["group"], batch.ranks["rank"][batch.rank_of].astype(np.int64))
         self.rounds.take(batch, slots, known)
         news = np.zeros(len(batch.ranks), bool)
         news[fresh] = True
         use = known & news[batch.rank_of]
         use = np.flatnonzero(use)
-        put(self.frames, slots[use], batch.frames.take(use))
+        put(self._told, slots[use], batch.frames.take(use))
+        self._note_unknown(batch, fresh)
+
+    def _note_unknown(self, batch: Batch, fresh: Ints) -> None:
+        """Who is told of is known again."""
+        for rank in self.unknown.keys() & set(batch.ranks["rank"][fresh].tolist() if self.unknown else ()):
+            del self.unknown[rank]
+        for each in batch.digests:
+            if each.unknown:
+                self.unknown |= each.unknown
+
+    def _settled(self) -> Rows:
+        frames = self._told.copy()
+        mine = np.isin(self.slots.ranks, list(self.unknown))
+        frames["done"][mine], frames["waiting"][mine] = frames["entered"][mine], 0
+        return frames
 
     def _note_groups(self, batch: Batch) -> None:
         fresh = [facts for each in batch.digests for facts in each.groups if facts.group not in self.groups]
         self.groups |= {facts.group: facts for facts in fresh}
         if self.slots.add(fresh):
-            more = len(self.slots.ranks) - len(self.frames)
-            self.frames = np.concatenate([self.frames, np.zeros(more, FRAME)])
+            more = len(self.slots.ranks) - len(self._told)
+            self._told = np.concatenate([self._told, np.zeros(more, FRAME)])
             self.rounds.grow()
         self.unseen.update(dict.fromkeys(text for each in batch.digests for text in each.unseen))
 

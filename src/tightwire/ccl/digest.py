@@ -1,17 +1,19 @@
-"""What a look at a host comes down to; what the collector merges.
+"""What a look at a host comes down to; what agents ship and the collector merges.
 
 A digest is compact: columns of fixed-size rows, of each rank one of `RANK`, of each group or pair that it is in and in
 which something changed lately one of `FRAME`, and of each operation there that it entered or left since the last look, or
-is still in, one of `CALL`. Times in calls are microseconds before the digest's. `packing` makes digests, `batch` reads
-many at once.
+is still in, one of `CALL`. Times in calls are microseconds before the digest's, so that its own time alone says on whose
+clock they are. `packing` makes digests, `batch` reads many at once.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from tightwire.ccl.summary import GroupFacts
 from tightwire.errors import LinkError
@@ -25,9 +27,11 @@ RANK = np.dtype(
     [
         ("pid_start", "<u8"), ("written", "<u8"), ("io_bytes", "<u8"), ("starved_s", "<f8"), ("throttled_s", "<f8"),
         ("cpu_s", "<f4"), ("rank", "<u4"), ("world", "<u4"), ("pid", "<u4"), ("died", "<u4"), ("calls", "<u4"),
-        ("frames", "<u2"), ("goodbye", "u1"), ("state", "S1"),
+        ("gone_ms", "<u4"), ("frames", "<u2"), ("goodbye", "u1"), ("state", "S1"),
     ]
-)  # `calls`, `frames`: how many of the rows are its; `state`: the kernel's letter, none when it is gone  # fmt: skip
+)  # fmt: skip
+"""`calls`, `frames`: how many of the rows are its; `state`: the kernel's letter, none when it is gone, and then `gone_ms`: how
+long before the digest it entered its last operation (UNKNOWN: none; 0 of ranks that live)."""
 FRAME = np.dtype(
     [("group", "<u8"), ("entered", "<u4"), ("done", "<u4"), ("waiting", "<u4"), ("op", "<u2"), ("failed", "<u2")]
 )
@@ -40,19 +44,35 @@ CALL = np.dtype(
 KIND = np.dtype([("bytes", "<u8"), ("shape", "<u8"), ("op", "<u4"), ("partner", "<u4"), ("dtype", "<u4")])
 
 
-class Digest(msgspec.Struct, frozen=True):
+class Digest(msgspec.Struct, frozen=True, array_like=True):
     """Ranks of one host at `at_s` of its monotonic clock: `ranks`, `frames`, `calls` and `kinds` are rows of `RANK`,
     `FRAME`, `CALL` and `KIND`, rank by rank; the groups that it tells about, and what its ranks do that the probe does
-    not see."""
+    not see. `unknown`: ranks whose state cannot be seen any more, and why; `whole`: all frames are told, also those in
+    which nothing changed."""
 
     host: str
     at_s: float
-    ranks: bytes
-    frames: bytes
-    calls: bytes
-    kinds: bytes
-    groups: list[GroupFacts]
+    ranks: bytes = b""
+    frames: bytes = b""
+    calls: bytes = b""
+    kinds: bytes = b""
+    groups: list[GroupFacts] = []
     unseen: list[str] = []
+    unknown: dict[int, str] = {}
+    whole: bool = False
+
+    @property
+    def rows_bytes(self) -> int:
+        return len(self.ranks) + len(self.frames) + len(self.calls) + len(self.kinds)
+
+    def without(self, out: npt.NDArray[np.bool_]) -> Digest:
+        """The same but for these of its ranks ([ranks])."""
+        ranks = np.frombuffer(self.ranks, RANK)
+        frames = np.frombuffer(self.frames, FRAME)[~np.repeat(out, ranks["frames"])]
+        calls = np.frombuffer(self.calls, CALL)[~np.repeat(out, ranks["calls"])]
+        return msgspec.structs.replace(
+            self, ranks=ranks[~out].tobytes(), frames=frames.tobytes(), calls=calls.tobytes()
+        )
 
 
 _DECODER = msgspec.msgpack.Decoder(Digest)
@@ -60,19 +80,55 @@ encode = msgspec.msgpack.encode
 
 
 def decode(data: bytes | memoryview) -> Digest:
-    """Raises LinkError for what is no digest or has more or larger parts than a host's could; whether the rows fit together
-    is seen when they are read."""
+    """Raises LinkError for what is no digest, has more or larger parts than a host's could, or rows that do not fit
+    together: what comes of it may be counted and indexed with."""
     digest = messages.decode(_DECODER, data, MAX_BYTES, "a digest")
-    if not math.isfinite(digest.at_s):
-        raise LinkError(f"not a digest: its time is {digest.at_s}")
-    for count, most in (
-        (len(digest.ranks) // RANK.itemsize, MAX_HOST_RANKS),
-        (len(digest.groups), MAX_GROUPS),
-        (len(digest.unseen), MAX_UNSEEN),
-    ):
-        if count > most:
-            raise LinkError(f"not a digest: {count} ranks, groups or texts; the limit is {most}")
-    for facts in digest.groups:
-        if not 0 <= facts.group < 2**64 or not all(0 <= rank < MAX_RANKS for rank in facts.ranks):
-            raise LinkError(f"not a digest: group {facts.group} of {len(facts.ranks)} ranks")
+    wrong = _out_of_range(digest) or _misfit(digest)
+    if wrong:
+        raise LinkError(f"not a digest: {wrong}")
     return digest
+
+
+def check_groups(groups: Sequence[GroupFacts]) -> None:
+    """Raises LinkError."""
+    if len(groups) > MAX_GROUPS:
+        raise LinkError(f"{len(groups)} groups; the limit is {MAX_GROUPS}")
+    for facts in groups:
+        if not 0 <= facts.group < 2**64 or not all(0 <= rank < MAX_RANKS for rank in facts.ranks):
+            raise LinkError(f"group {facts.group} of {len(facts.ranks)} ranks is out of range")
+
+
+def _out_of_range(digest: Digest) -> str | None:
+    if not math.isfinite(digest.at_s):
+        return f"its time is {digest.at_s}"
+    ranks = len(digest.ranks) // RANK.itemsize
+    if max(ranks, len(digest.unknown)) > MAX_HOST_RANKS or len(digest.unseen) > MAX_UNSEEN:
+        return f"{ranks} ranks, {len(digest.unknown)} unknown, {len(digest.unseen)} texts, which is above a limit"
+    if digest.unknown and not all(0 <= rank < MAX_RANKS for rank in digest.unknown):
+        return "an unknown rank that there cannot be"
+    check_groups(digest.groups)
+    return None
+
+
+def _misfit(digest: Digest) -> str | None:
+    """Called for each host and look: as few calls of numpy as can be."""
+    if (
+        len(digest.ranks) % RANK.itemsize
+        or len(digest.frames) % FRAME.itemsize
+        or len(digest.calls) % CALL.itemsize
+        or len(digest.kinds) % KIND.itemsize
+    ):
+        return "a part of a row"
+    ranks, calls = np.frombuffer(digest.ranks, RANK), np.frombuffer(digest.calls, CALL)
+    frames, own = ranks["frames"], ranks["calls"]
+    told = np.add.reduce(frames, dtype=np.int64) * FRAME.itemsize, np.add.reduce(own, dtype=np.int64)
+    if told != (len(digest.frames), len(calls)):
+        return "other numbers of frames or calls than it has"
+    if len(ranks) and np.maximum.reduce(ranks["rank"]) >= MAX_RANKS:
+        return f"rank {max(ranks['rank'])}; they are below {MAX_RANKS}"
+    if len(calls) and (
+        np.maximum.reduce(calls["kind"]) >= len(digest.kinds) // KIND.itemsize
+        or np.logical_or.reduce(calls["frame"] >= np.repeat(frames, own))
+    ):
+        return "a call of a kind or frame that is not there"
+    return None

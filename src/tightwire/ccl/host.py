@@ -36,7 +36,7 @@ class ThisHost:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._packer = Packer()
+        self._packer = Packer(alone=True)
         self._transport = transport.Transport()
 
     def look(self) -> list[Digest]:

@@ -29,7 +29,7 @@ class Overview:
         self._counts: deque[tuple[float, dict[tuple[int, int], int]]] = deque()
 
     def take(self, summary: Summary) -> None:
-        packer = self._packers.setdefault(summary.host, Packer())
+        packer = self._packers.setdefault(summary.host, Packer(alone=True))
         self._collector.take([packer.digest(summary)])
         counts = {
             (rank, frame.group): frame.entered_seq

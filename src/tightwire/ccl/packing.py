@@ -1,11 +1,13 @@
 """From what a look shows to a compact digest: records become calls, and only what changed lately is told.
 
-What changed is told in `REPEATED` looks, and all in every `REFRESHED`th: a lost digest changes nothing but the delay. An
-operation that has not ended is told again as long as its group's frame is.
+What changed is told in `REPEATED` looks, and all in every `REFRESHED`th, from which on a collector that knows nothing can
+follow: a lost digest changes nothing but the delay. An operation that has not ended is told again as long as its group's
+frame is. A group is described by the host of its first rank.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +19,7 @@ from tightwire.ccl.slots import Bools, Ints, Words
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
 from tightwire.core.events import RECORD, Kind
 
-REPEATED, REFRESHED, SELDOM = 3, 16, 256
+REPEATED, REFRESHED = 3, 16
 _MIX, _SEQUENCE_MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 Rows = npt.NDArray[np.void]
 OPEN = np.dtype(
@@ -35,20 +37,30 @@ NONE = np.iinfo(np.int64).min
 
 
 class Packer:
-    """One host's ranks, or (in a simulation) many hosts'."""
+    """One host's ranks, or (in a simulation) many hosts'. `alone`: nobody else describes its groups."""
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = False) -> None:
+        self._alone = alone
         self._open = np.zeros(0, OPEN)
         self._last_ns, self._written, self._started = (np.zeros(0, np.int64) for _ in range(3))
         self._frames, self._owners = np.zeros(0, FRAME), np.zeros(0, np.int64)
         self._age = np.zeros(0, np.int64)
-        self._looks = 0
+        self._looks, self._renewed = 0, True
         self._told_groups: dict[int, int] = {}  # for how many looks each has been known
+
+    def renew(self) -> None:
+        """All is told in the next digest: what was told before may not be known."""
+        self._renewed = True
 
     def digest(self, summary: Summary) -> Digest:
         """Of one host."""
+        self._looks += 1
+        whole = (
+            self._renewed or (self._looks + zlib.crc32(summary.host.encode())) % REFRESHED == 0
+        )  # not all hosts at once
+        self._renewed = False
         samples = sorted(summary.ranks, key=lambda each: each.rank)
-        ranks = np.array([_rank(each) for each in samples], RANK)
+        ranks = np.array([_rank(each, summary.at_s) for each in samples], RANK)
         frames = np.array(
             [
                 (f.group, f.entered_seq, f.done_count, f.waiting, f.op, min(f.failed, 0xFFFF))
@@ -62,36 +74,37 @@ class Packer:
         owners = np.repeat(of_each, [len(each.frames) for each in samples])
         writers = np.repeat(of_each, [len(each.records) // RECORD.itemsize for each in samples])
         at_us = np.full(len(ranks), round(summary.at_s * 1e6), np.int64)
-        ranks, frames, calls, kinds = self.pack(at_us, ranks, frames, owners, records, writers)
+        ranks, frames, calls, kinds = self.pack(
+            at_us, np.full(len(ranks), whole), ranks, frames, owners, records, writers
+        )
         return Digest(
             summary.host, summary.at_s, ranks.tobytes(), frames.tobytes(), calls.tobytes(), kinds.tobytes(),
-            self._groups(summary.groups, {each.rank for each in samples}), summary.unseen,
+            self._groups(summary.groups, {each.rank for each in samples}, whole), summary.unseen, summary.unknown, whole,
         )  # fmt: skip
 
     def pack(
-        self, at_us: Ints, ranks: Rows, frames: Rows, owners: Ints, records: Rows, writers: Ints
+        self, at_us: Ints, whole: Bools, ranks: Rows, frames: Rows, owners: Ints, records: Rows, writers: Ints
     ) -> tuple[Rows, Rows, Rows, Rows]:
-        """(`ranks`, `frames`, calls, kinds) as they are told, of ranks (with `at_us` of their hosts), all their frames with
-        the ranks that they belong to, and new records with the ranks that wrote them, in the order of ranks and time."""
-        self._looks += 1
-        whole = self._note(ranks, writers)
-        done, ended, failed = self._match(records, writers, whole)
-        told = np.flatnonzero(self._changed(frames, owners))
+        """(`ranks`, `frames`, calls, kinds) as they are told, of ranks (with `at_us` of their hosts, and whether all of theirs
+        is told: `whole`), all their frames with the ranks that they belong to, and new records with the ranks that wrote
+        them, in the order of ranks and time."""
+        complete = self._note(ranks, writers)
+        done, ended, failed = self._match(records, writers, complete)
+        all_of = np.zeros(len(self._last_ns), bool)
+        all_of[ranks["rank"]] = whole
+        told = np.flatnonzero(self._changed(frames, owners) | all_of[owners])
         ranks, frames, owners = ranks.copy(), frames.take(told), owners[told]
         ranks["frames"] = np.bincount(owners, minlength=len(self._last_ns))[ranks["rank"]]
         calls, kinds, by = _calls(done, ended, failed, frames, owners, at_us, ranks)
         ranks["calls"] = np.bincount(by, minlength=len(self._last_ns))[ranks["rank"]]
         return ranks, frames, calls, kinds
 
-    def _groups(self, groups: Sequence[GroupFacts], ranks: set[int]) -> list[GroupFacts]:
-        """Those that are told now: often where their first rank is, for else all hosts would say the same."""
+    def _groups(self, groups: Sequence[GroupFacts], ranks: set[int], whole: bool) -> list[GroupFacts]:
+        """Those that are told now."""
         told = []
         for facts in groups:
             age = self._told_groups[facts.group] = self._told_groups.get(facts.group, -1) + 1
-            mine = bool(facts.ranks) and facts.ranks[0] in ranks
-            if (mine and (age < REPEATED or age % REFRESHED == 0)) or (
-                age + min(ranks, default=0)
-            ) % SELDOM == SELDOM - 1:
+            if (age < REPEATED or whole) and (self._alone or (facts.ranks and facts.ranks[0] in ranks)):
                 told.append(facts)
         return told
 
@@ -109,17 +122,17 @@ class Packer:
         if new.any() and len(self._open):
             self._open = self._open[~np.isin(self._open["rank"], rank[new])]
         came = np.bincount(writers, minlength=len(self._last_ns))
-        whole = np.zeros(len(self._last_ns), bool)
-        whole[rank] = self._written[rank] + came[rank] >= ranks["written"].astype(np.int64)
+        complete = np.zeros(len(self._last_ns), bool)
+        complete[rank] = self._written[rank] + came[rank] >= ranks["written"].astype(np.int64)
         self._written[rank] = ranks["written"].astype(np.int64)
-        return whole
+        return complete
 
-    def _match(self, records: Rows, writers: Ints, whole: Bools) -> tuple[Rows, Ints, Bools]:
+    def _match(self, records: Rows, writers: Ints, complete: Bools) -> tuple[Rows, Ints, Bools]:
         """(calls that ended or are open, their ends in ns, whether in error); those open stay known."""
         times = records["time_ns"].astype(np.int64)
         before = np.concatenate([[NONE], times[:-1]]) if len(times) else times
         first = np.flatnonzero(np.diff(writers, prepend=-1))
-        before[first] = np.where(whole[writers[first]], self._last_ns[writers[first]], NONE)
+        before[first] = np.where(complete[writers[first]], self._last_ns[writers[first]], NONE)
         last = np.append(first[1:], len(writers))[: len(first)] - 1
         self._last_ns[writers[last]] = times[last]
         keys = _keys(writers, records["group"], records["seq"])
@@ -155,7 +168,7 @@ class Packer:
         return calls, ended, failed
 
     def _changed(self, frames: Rows, owners: Ints) -> Bools:
-        """Which frames are told now."""
+        """Which frames have changed lately."""
         same = np.zeros(len(frames), bool)
         if len(frames) == len(self._frames) and (owners == self._owners).all():
             same = (_words(frames) == _words(self._frames)).all(axis=1)  # several times as fast as field by field
@@ -163,8 +176,8 @@ class Packer:
         else:
             self._age = np.zeros(len(frames), np.int64)
         self._frames, self._owners = frames, owners
-        told: Bools = (self._age < REPEATED) | ((self._looks + owners) % REFRESHED == 0)
-        return told
+        lately: Bools = self._age < REPEATED
+        return lately
 
 
 def _words(rows: Rows) -> Words:
@@ -172,7 +185,7 @@ def _words(rows: Rows) -> Words:
     return np.ascontiguousarray(rows).view(np.uint64).reshape(len(rows), rows.dtype.itemsize // 8)
 
 
-def _rank(sample: RankSample) -> tuple[object, ...]:
+def _rank(sample: RankSample, at_s: float) -> tuple[object, ...]:
     process = sample.process
     state = "" if process is None else process.state
     starved_s, throttled_s = (0.0, 0.0) if process is None else (process.starved_s, process.throttled_s)
@@ -180,8 +193,13 @@ def _rank(sample: RankSample) -> tuple[object, ...]:
     died = UNKNOWN if sample.died is None else sample.died
     return (
         sample.pid_start, sample.written, io_bytes, starved_s, throttled_s, cpu_s, sample.rank, sample.world, sample.pid,
-        died, 0, 0, sample.goodbye, state.encode(),
+        died, 0, 0 if sample.alive else _gone_ms(sample, at_s), 0, sample.goodbye, state.encode(),
     )  # fmt: skip
+
+
+def _gone_ms(sample: RankSample, at_s: float) -> int:
+    entered_ns = max((frame.entered_ns for frame in sample.frames), default=0)
+    return min(max(round((at_s - entered_ns / 1e9) * 1e3), 0), UNKNOWN - 1) if entered_ns else UNKNOWN
 
 
 def _keys(ranks: Ints, groups: Words, sequences: Words) -> Words:

@@ -1,4 +1,4 @@
-"""What an agent says about its host at one moment; what the collector merges."""
+"""What an agent sees of its host at one moment; `packing` makes a digest of it."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ class RankSample(msgspec.Struct, frozen=True):
 
 class Summary(msgspec.Struct, frozen=True):
     """All ranks of one host at `at_s` of its monotonic clock, the groups that its ranks know, and what its
-    ranks do that the probe does not see."""
+    ranks do that the probe does not see. `unknown`: ranks whose state cannot be seen any more, and why."""
 
     host: str
     at_s: float
     ranks: list[RankSample]
     groups: list[GroupFacts]
     unseen: list[str] = []
+    unknown: dict[int, str] = {}

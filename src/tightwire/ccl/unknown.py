@@ -1,5 +1,5 @@
-"""Ranks whose state cannot be seen any more: their host is not heard of, their ring is damaged. What is not known is not
-held against others, and nobody is accused of it with high confidence."""
+"""Ranks whose state cannot be seen any more: their host is not heard of, their ring is damaged. Nobody is accused of what is
+not known with high confidence."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from tightwire.ccl.summary import RankSample
 from tightwire.ccl.verdict import Verdict
-
-
-def settled(sample: RankSample) -> RankSample:
-    """As it was last seen, without what it waited in: whether it still does is not known."""
-    frames = [msgspec.structs.replace(each, done_count=each.entered_seq, waiting=0) for each in sample.frames]
-    return msgspec.structs.replace(sample, frames=frames, records=b"")
 
 
 def doubted(verdict: Verdict, unknown: Mapping[int, str]) -> Verdict:

@@ -1,6 +1,8 @@
-"""Summaries of small hosts, and the messages that carry them."""
+"""Digests of small hosts, and the messages that carry them."""
 
-from tightwire.ccl.fleet.messages import About, Body, Report, pack
+from tightwire.ccl.digest import Digest
+from tightwire.ccl.fleet.messages import About, Report, pack
+from tightwire.ccl.packing import Packer
 from tightwire.ccl.probe.process import ProcessState
 from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.summary import GroupFacts, RankSample, Summary
@@ -17,15 +19,15 @@ def sample(
     return RankSample(rank, 4, 1000 + rank, pid_start, 0, written, frames, process)
 
 
-def summary(at_s: float, *ranks: RankSample, host: str = "") -> Summary:
-    return Summary(host, at_s, list(ranks), [WORLD])
+def digest(at_s: float, *ranks: RankSample, host: str = "", unknown: dict[int, str] | None = None) -> Digest:
+    return Packer().digest(Summary(host, at_s, list(ranks), [WORLD], unknown=unknown or {}))
 
 
 def report(
     host: str, number: int, at_s: float, *ranks: RankSample, run: int = 1, behind: int = 0, dropped: int = 0,
     sent_s: float | None = None, unknown: dict[int, str] | None = None,
 ) -> Report:  # fmt: skip
-    body = pack(Body(summary(at_s, *ranks), unknown or {}))
+    body = pack(digest(at_s, *ranks, unknown=unknown))
     return Report(
         About("job", host, run),
         number,

@@ -6,11 +6,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.ccl.digests import Action, digest_of, looks
 from tests.ccl.fleet.helpers import report, sample
+from tightwire.ccl import digest
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.fleet import messages
-from tightwire.ccl.fleet.messages import About, Answer, Ask, Body, Bye, Hello, Report, Taken, Welcome
-from tightwire.ccl.summary import GroupFacts, Summary
+from tightwire.ccl.fleet.messages import About, Answer, Ask, Bye, Hello, Report, Taken, Welcome
+from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.throttling import Throttling
 from tightwire.ccl.transport import End, Socket
 from tightwire.errors import LinkError
@@ -25,6 +27,7 @@ ABOUT = About("job", "host", 7)
         report("host", 3, 2.0, sample(0, 5)),
         Answer(ABOUT, 4, Evidence("T", "wait", 0.0, ["a (b:1)"]), Throttling("/g", 0.5, 0.9)),
         Answer(ABOUT, 5, ends=[End(2, "realm", Socket(9, "10.0.0.1:5", "10.0.0.2:6", 0, False, 0))]),
+        Answer(ABOUT, 6, groups=[GroupFacts(1, "world", [0, 1])]),
         Bye(ABOUT),
     ],
 )
@@ -39,9 +42,10 @@ def test_to_the_agent_and_back(message: object) -> None:
     assert messages.decode_to_agent(messages.encode(message)) == message
 
 
-def test_a_body_comes_back() -> None:
-    body = Body(Summary("", 1.0, [sample(0, 3, 2), sample(1)], [GroupFacts(1, "world", [0, 1])], ["x"]), {1: "why"})
-    assert messages.unpack(messages.pack(body)) == body
+@given(looks)
+def test_a_digest_comes_back(acted: list[tuple[list[Action], ...]]) -> None:
+    made = msgspec.structs.replace(digest_of(acted), unseen=["x"], unknown={1: "why"}, whole=True)
+    assert messages.unpack(messages.pack(made)) == made
 
 
 @given(st.binary(max_size=200))
@@ -82,7 +86,7 @@ def test_out_of_range(message: object, why: str) -> None:
 
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "MAX_SUMMARY_BYTES", 2**20)
+    monkeypatch.setattr(digest, "MAX_BYTES", 2**20)
     bomb = zstandard.ZstdCompressor().compress(bytes(2**22))
     assert len(bomb) < 2000
     with pytest.raises(LinkError, match="limit"):
@@ -94,16 +98,14 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"at_s": float("inf")},
-        {"ranks": [sample(2**20)]},
-        {"ranks": [sample(-1)]},
-        {"ranks": [msgspec.structs.replace(sample(0), records=b"x" * 65)]},
-        {"groups": [GroupFacts(-1, "g", [0])]},
-        {"groups": [GroupFacts(1, "g", [2**20])]},
-    ],
+    [{"at_s": float("inf")}, {"ranks": bytes(5)}, {"calls": bytes(digest.CALL.itemsize)}, {"groups": [GroupFacts(-1, "g", [0])]}],
 )
-def test_summaries_out_of_range(wrong: dict) -> None:
-    good = Summary("", 1.0, [sample(0)], [])
-    with pytest.raises(LinkError, match="not a report"):
-        messages.unpack(messages.pack(Body(msgspec.structs.replace(good, **wrong))))
+def test_digests_out_of_range(wrong: dict) -> None:
+    with pytest.raises(LinkError):
+        messages.unpack(messages.pack(msgspec.structs.replace(digest_of([([], [], [])]), **wrong)))
+
+
+@pytest.mark.parametrize("facts", [GroupFacts(-1, "g", [0]), GroupFacts(1, "g", [digest.MAX_RANKS])])
+def test_answers_out_of_range(facts: GroupFacts) -> None:
+    with pytest.raises(LinkError, match="out of range"):
+        messages.decode_to_collector(messages.encode(Answer(ABOUT, 1, groups=[facts])))

@@ -3,15 +3,17 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.ccl.fleet.helpers import sample, summary
+from tests.ccl.fleet.helpers import digest, sample
 from tests.kv.store.helpers import RedisServer, wait_until
+from tightwire.ccl.agent import Agent
 from tightwire.ccl.fleet.answering import Answering
 from tightwire.ccl.fleet.backlog import Backlog
 from tightwire.ccl.fleet.lobbies import open_lobby
-from tightwire.ccl.fleet.messages import MAX_MESSAGE_BYTES, About, Answer, Ask, Body, pack
+from tightwire.ccl.fleet.messages import MAX_MESSAGE_BYTES, About, Answer, Ask, pack
 from tightwire.ccl.fleet.streams import MOST_DOWN, PASSWORD, START, Streams, address, down, up
 from tightwire.ccl.fleet.uplinks import connector
 from tightwire.core.clock import MonotonicClock
@@ -29,13 +31,13 @@ class Party:
     def __init__(self, url: str) -> None:
         self.said: list[str] = []
         self.backlog = Backlog()
-        answering = Answering(ABOUT, set)
+        answering = Answering(ABOUT, Agent(Path("nowhere"), CLOCK))
         self.uplink = connector(url, None, CLOCK, self.said.append)(ABOUT, self.backlog, answering)
         self.lobby = open_lobby(url, CLOCK, None, (), False, self.said.append)
 
     def see(self, *numbers: int) -> None:
         for number in numbers:
-            self.backlog.append(CLOCK.now_s(), pack(Body(summary(CLOCK.now_s(), sample(0, number + 1)))))
+            self.backlog.append(CLOCK.now_s(), pack(digest(CLOCK.now_s(), sample(0, number + 1))), True)
         self.uplink.wake()
 
     @property

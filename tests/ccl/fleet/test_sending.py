@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.ccl.fleet.helpers import sample, summary
+from tests.ccl.fleet.helpers import digest, sample
 from tightwire.ccl.fleet.backlog import Backlog
 from tightwire.ccl.fleet.hosts import Hosts
-from tightwire.ccl.fleet.messages import About, Body, Hello, Report, Taken, Welcome, pack
+from tightwire.ccl.fleet.messages import About, Hello, Report, Taken, Welcome, pack
 from tightwire.ccl.fleet.sending import HELLO_EVERY_S, PATIENCE_S, WINDOW_REPORTS, Sending
 from tightwire.core.clock import FakeClock
 
@@ -14,7 +14,7 @@ from tightwire.core.clock import FakeClock
 def agent(clock: FakeClock, count: int) -> tuple[Sending, Backlog]:
     backlog = Backlog()
     for number in range(count):
-        backlog.append(number / 5, pack(Body(summary(number / 5, sample(0, number + 1)))))
+        backlog.append(number / 5, pack(digest(number / 5, sample(0, number + 1))), True)
     return Sending(About("job", "host", 1), backlog, clock), backlog
 
 

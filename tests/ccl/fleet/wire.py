@@ -13,8 +13,9 @@ from tightwire.ccl.fleet.backlog import Backlog
 from tightwire.ccl.fleet.hosts import Hosts
 from tightwire.ccl.fleet.incidents import Incidents
 from tightwire.ccl.fleet.judging import Judging, News
-from tightwire.ccl.fleet.messages import About, Answer, Ask, Body, pack
+from tightwire.ccl.fleet.messages import About, Answer, Ask, pack
 from tightwire.ccl.fleet.sending import Sending
+from tightwire.ccl.packing import Packer
 from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.summary import Summary
 from tightwire.ccl.transport import End, Socket
@@ -45,6 +46,7 @@ class SimulatedAgent:
         self.about = About("job", name, run)
         self.backlog = Backlog()
         self.sending = Sending(self.about, self.backlog, self.clock)
+        self.packer = Packer()
         self.cut = False
 
     def look(self, summary: Summary) -> None:
@@ -57,7 +59,8 @@ class SimulatedAgent:
             start = sample.pid_start + int((ahead_s + 5 * DAY_S) * 100)
             ranks.append(msgspec.structs.replace(sample, records=records.tobytes(), frames=frames, pid_start=start))
         at_s = float(summary.at_s + ahead_s)
-        self.backlog.append(at_s, pack(Body(msgspec.structs.replace(summary, at_s=at_s, ranks=ranks))))
+        digest = self.packer.digest(msgspec.structs.replace(summary, at_s=at_s, ranks=ranks))
+        self.backlog.append(at_s, pack(digest), digest.whole)
 
 
 class Wire:
@@ -126,6 +129,7 @@ class Wire:
         if agent.cut:
             return
         ends = []
+        groups = [facts for facts in self.cluster.layout.facts if facts.group in ask.groups]
         if ask.what == "ends":
             told = self.cluster.connections(self.now_s)
             both = {(each.rank, each.peer) for each in told}
@@ -134,7 +138,7 @@ class Wire:
                     ends.append(End(each.rank, "", each.socket))
                 if each.peer in ask.pids and (each.peer, each.rank) not in both:
                     ends.append(End(each.peer, "", Socket(0, each.socket.remote, each.socket.local, 0, False, 0, 0)))
-        self.hosts.take(Answer(agent.about, ask.number, ends=ends), self.clock.now_s())
+        self.hosts.take(Answer(agent.about, ask.number, ends=ends, groups=groups), self.clock.now_s())
 
 
 def _later(data: bytes, by_s: float) -> bytes:

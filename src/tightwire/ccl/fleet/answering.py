@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from tightwire.ccl import evidence, throttling, transport
+from tightwire.ccl.agent import Agent
 from tightwire.ccl.fleet.messages import MAX_ENDS, About, Answer, Ask
-from tightwire.ccl.transport import End
 
 MAX_WAITING, WORKERS = 32, 2
 
 
 class Answering:
-    """`pids` says which processes may be asked about, `transfers` what moved beside their sockets (rank → process); each
-    answer goes to `deliver`."""
+    """Only the processes of the `agent`'s ranks may be asked about; each answer goes to `deliver`."""
 
-    def __init__(
-        self, about: About, pids: Callable[[], set[int]], transfers: Callable[[Mapping[int, int]], list[End]] = lambda pids: []
-    ) -> None:  # fmt: skip
-        self._about, self._pids, self._transfers = about, pids, transfers
+    def __init__(self, about: About, agent: Agent) -> None:
+        self._about, self._agent = about, agent
         self.deliver: Callable[[Answer], None] = lambda answer: None
         self._waiting: queue.Queue[Ask] = queue.Queue(MAX_WAITING)
         for number in range(WORKERS):
@@ -42,10 +39,14 @@ class Answering:
                 self.deliver(Answer(self._about, ask.number))
 
     def _answer(self, ask: Ask) -> Answer:
-        known = self._pids()
+        known = self._agent.pids
         if ask.what == "ends":
             mine = {rank: pid for rank, pid in ask.pids.items() if pid in known}
-            return Answer(self._about, ask.number, ends=[*transport.ends(mine), *self._transfers(mine)][:MAX_ENDS])
+            return Answer(
+                self._about, ask.number, ends=[*transport.ends(mine), *self._agent.transfers(mine)][:MAX_ENDS]
+            )
+        if ask.what == "groups":
+            return Answer(self._about, ask.number, groups=self._agent.described(ask.groups))
         if ask.what == "reaches" and ask.pid in known:
             peers = {end.socket.remote for end in transport.ends({0: ask.pid})}  # nobody else is reached for
             found = transport.reached(ask.pid, peers & set(ask.addresses))

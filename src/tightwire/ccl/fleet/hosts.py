@@ -11,18 +11,19 @@ happened, slice by slice.
 from __future__ import annotations
 
 import itertools
-import math
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+import numpy as np
+
 from tightwire.ccl.connections import Connections, columns
-from tightwire.ccl.digest import Digest
+from tightwire.ccl.digest import FRAME, RANK, Digest
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.fleet.host import Host
 from tightwire.ccl.fleet.messages import Answer, Ask, Bye, Hello, Report, Taken, ToCollector, Welcome, unpack
-from tightwire.ccl.packing import Packer
-from tightwire.ccl.summary import RankSample, Summary
+from tightwire.ccl.fleet.roster import Roster
+from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.throttling import Throttling
 from tightwire.ccl.transport import joined
 from tightwire.core.clock import Clock
@@ -32,10 +33,8 @@ GATHER_S, GATHER_MOST_S = 2.5, 20.0  # after the first host was heard
 SLICE_S = 0.25
 REPLAY_S, REPLAY_BYTES = 300.0, 16 * 2**20
 MAX_HOSTS = 4096
-EVIDENCE_S, CONNECTIONS_S = 7.0, 2.0  # to wait for an answer
+EVIDENCE_S, CONNECTIONS_S, GROUPS_S = 7.0, 2.0, 2.0  # to wait for an answer
 PRESENT_S = 1.5  # behind the present by more: what is asked now says nothing about then
-SETTING_UP_S = 30.0  # ranks of one start are started within
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Hosts:
@@ -50,19 +49,19 @@ class Hosts:
         self._gathered = False
         self.horizon = Horizon(0.0)
         self.begun = False  # something was released: the horizon means something
-        self._ready: list[Summary] = []
-        self._packers: dict[str, Packer] = {}
+        self._ready: list[Digest] = []
+        self._groups: dict[int, GroupFacts] = {}
+        self._describe = True  # all groups, with the next digest
         self.more = False  # there is another slice already
         self._numbers = itertools.count(1)
         self._answers: dict[int, Answer | None] = {}
         self._seen: dict[tuple[int, int], Evidence | None] = {}
-        self._start_s = -math.inf  # of the job, where it was started anew
         self.unknown: dict[int, str] = {}
-        self.ranks: dict[int, tuple[str, RankSample]] = {}  # of this start of the job
+        self.roster = Roster()
 
     def take(self, message: ToCollector, arrived_s: float) -> Welcome | Taken | None:
         """What to answer. Raises LinkError for a report that is none."""
-        body = unpack(message.body) if isinstance(message, Report) else None
+        digest = unpack(message.body) if isinstance(message, Report) else None
         with self._lock:
             host = self._host(message.about.host)
             if host is None:
@@ -74,9 +73,10 @@ class Hosts:
                     host.delay.take(message.sent_s, arrived_s)
                     return Welcome(host.next, REPLAY_S, REPLAY_BYTES)
                 case Report():
-                    assert body is not None, "unpacked above"
+                    assert digest is not None, "unpacked above"
                     host.delay.take(message.sent_s, arrived_s)
-                    host.take(message, body)
+                    if host.take(message, digest):
+                        self._note_groups(digest.groups)
                     return None if host.next is None else Taken(host.next)
                 case Answer() if message.number in self._answers:
                     self._answers[message.number] = message
@@ -96,7 +96,7 @@ class Hosts:
                 return False
             present = [host for host in there if host.caught_up]
             lost = [host for host in self._hosts.values() if host not in present]
-            self._ready = [summary for host in lost if (summary := self._lose(host, now_s)) is not None]
+            self._ready = [last for host in lost if (last := self._lose(host, now_s)) is not None]
             newest = [host.newest_s for host in present if host.newest_s is not None]
             if not newest:
                 return False
@@ -104,19 +104,18 @@ class Hosts:
             self.more = until_s < min(newest)
             self.horizon.at_s = max(self.horizon.at_s, until_s) if self.begun else until_s
             self.begun = True
-            released = [(summary, unknown, host) for host in present for summary, unknown in host.release(until_s)]
+            released = [(digest, host.offset_s) for host in present for digest in host.release(until_s)]
         released.sort(key=lambda each: each[0].at_s)
         return self._keep(released)
+
+    def describe_again(self) -> None:
+        """All groups that are known, with what is released next: who judged so far has forgotten them."""
+        self._describe = True
 
     @property
     def behind_s(self) -> float:
         """How far the horizon is behind the present."""
         return self._clock.now_s() - self.horizon.at_s
-
-    @property
-    def over(self) -> bool:
-        """All ranks are gone."""
-        return bool(self.ranks) and not any(sample.alive for _, sample in self.ranks.values())
 
     def told(self) -> list[tuple[str, float | None, int]]:
         """Each host: its name, for how many seconds it has been lost (None: it is here), how many reports went missing."""
@@ -129,7 +128,7 @@ class Hosts:
 
     def look(self) -> list[Digest]:
         ready, self._ready = self._ready, []
-        return [self._packers.setdefault(each.host, Packer()).digest(each) for each in ready]
+        return ready
 
     def wait(self, timeout_s: float) -> None:
         self._clock.sleep_s(timeout_s)
@@ -139,8 +138,8 @@ class Hosts:
             return columns([])
         by_host: dict[str, dict[int, int]] = {}
         for rank, pid in pids.items():
-            if rank in self.ranks and rank not in self.unknown:
-                by_host.setdefault(self.ranks[rank][0], {})[rank] = pid
+            if rank in self.roster.places and rank not in self.unknown:
+                by_host.setdefault(self.roster.places[rank].host, {})[rank] = pid
         asks = [Ask(next(self._numbers), host, "ends", pids=mine) for host, mine in by_host.items()]
         return columns(joined(end for answer in self._answers_to(asks, CONNECTIONS_S) for end in answer.ends))
 
@@ -187,45 +186,56 @@ class Hosts:
         from_s = max(oldest_s, self.horizon.at_s) if self.begun else oldest_s
         return min(newest_s, from_s + SLICE_S) if newest_s - from_s > 2 * SLICE_S else newest_s
 
-    def _lose(self, host: Host, now_s: float) -> Summary | None:
+    def _lose(self, host: Host, now_s: float) -> Digest | None:
         """What a host leaves behind that is lost: its living ranks, of which nothing is known."""
-        mine = {rank: sample for rank, (name, sample) in self.ranks.items() if name == host.name and sample.alive}
-        why = host.why_lost(now_s)
-        self.unknown |= dict.fromkeys(mine, why)
-        return host.last_word(list(mine.values()))
+        mine = dict.fromkeys(self.roster.of_host(host.name), host.why_lost(now_s))
+        self.unknown |= mine
+        return host.last_word(mine)
 
-    def _keep(self, released: list[tuple[Summary, dict[int, str], Host]]) -> bool:
-        """Note who is where; leave out the dead of earlier starts of the job."""
-        restarted = False
-        for summary, unknown, host in released:
-            for sample in summary.ranks:
-                before = self.ranks.get(sample.rank)
-                if before is not None and sample.alive and before[1].pid_start != sample.pid_start:
-                    restarted, self._ready = True, []
-                    self._packers.clear()
-                    self._start_s = sample.pid_start / _TICKS + host.offset_s
-                    self.ranks.clear()
-                    self.unknown.clear()
-            starts = [
-                each.pid_start / _TICKS + host.offset_s
-                for each in (*summary.ranks, *(sample for name, sample in self.ranks.values() if name == host.name))
-                if each.alive
-            ]
-            start_s = max(min(starts, default=-math.inf), self._start_s)
-            kept = [each for each in summary.ranks if each.alive or not _earlier(each, start_s, host.offset_s)]
-            for sample in kept:
-                self.ranks[sample.rank] = host.name, sample
-                self.unknown.pop(sample.rank, None)
-                if sample.rank in unknown:
-                    self.unknown[sample.rank] = unknown[sample.rank]
-            self._ready.append(summary if len(kept) == len(summary.ranks) else _with(summary, kept))
+    def _keep(self, released: list[tuple[Digest, float]]) -> bool:
+        """Make them ready, each with how far our clock is ahead of its host's. Whether the job was started anew."""
+        kept, restarted = self.roster.take(released)
+        if restarted:
+            self._ready = []
+            self.unknown.clear()
+            self.describe_again()
+        for digest in kept:
+            if self.unknown:
+                for rank in np.frombuffer(digest.ranks, RANK)["rank"].tolist():
+                    self.unknown.pop(rank, None)
+            self.unknown |= digest.unknown
+        fresh = self._asked_for(kept)
+        if self._describe and kept:
+            with self._lock:
+                fresh, self._describe = list(self._groups.values()), False
+        if fresh:
+            kept[0] = msgspec.structs.replace(kept[0], groups=[*kept[0].groups, *fresh])
+        self._ready += kept
         return restarted
+
+    def _note_groups(self, groups: Sequence[GroupFacts]) -> None:
+        self._groups |= {facts.group: facts for facts in groups}
+
+    def _asked_for(self, kept: Sequence[Digest]) -> list[GroupFacts]:
+        """Groups in which ranks are and that nobody described yet, as where there is no agent beside their first rank."""
+        told = np.unique(np.frombuffer(b"".join([each.frames for each in kept]), FRAME)["group"])
+        missing = {group for group in told.tolist() if group not in self._groups}
+        asks = []
+        for digest in kept if missing else ():
+            mine = missing.intersection(np.frombuffer(digest.frames, FRAME)["group"].tolist())
+            if mine:
+                asks.append(Ask(next(self._numbers), digest.host, "groups", groups=sorted(mine)))
+                missing -= mine
+        found = [facts for answer in self._answers_to(asks, GROUPS_S) for facts in answer.groups]
+        with self._lock:
+            self._note_groups(found)
+        return found
 
     def _about_process(self, what: str, pid: int, pid_start: int, addresses: Sequence[str] = ()) -> list[Answer]:
         hosts = [
-            name
-            for rank, (name, sample) in self.ranks.items()
-            if (sample.pid, sample.pid_start) == (pid, pid_start) and rank not in self.unknown
+            each.host
+            for rank, each in self.roster.places.items()
+            if (each.pid, each.pid_start) == (pid, pid_start) and rank not in self.unknown
         ]
         asks = [Ask(next(self._numbers), name, what, pid, pid_start, addresses=list(addresses)) for name in hosts]
         return self._answers_to(asks, EVIDENCE_S)
@@ -252,15 +262,3 @@ class Horizon:
 
     def sleep_s(self, seconds: float) -> None:
         raise AssertionError("the horizon moves when reports come")
-
-
-def _earlier(dead: RankSample, start_s: float, offset_s: float) -> bool:
-    """Whether it was gone when the ranks that live now were started."""
-    last_ns = max((frame.entered_ns for frame in dead.frames), default=0)
-    if last_ns:
-        return last_ns / 1e9 < start_s
-    return dead.pid_start / _TICKS + offset_s < start_s - SETTING_UP_S
-
-
-def _with(summary: Summary, ranks: list[RankSample]) -> Summary:
-    return Summary(summary.host, summary.at_s, ranks, summary.groups, summary.unseen)

@@ -12,7 +12,6 @@ import msgspec
 
 from tightwire.ccl import journal
 from tightwire.ccl.incident import Incident
-from tightwire.ccl.summary import RankSample
 from tightwire.ccl.verdict import Verdict
 from tightwire.errors import ConfigError
 
@@ -49,10 +48,9 @@ class Known(msgspec.Struct):
             or (mine.group, mine.sequence) == (verdict.group, verdict.sequence)
         )
 
-    def of_start(self, ranks: Mapping[int, RankSample]) -> bool:
+    def of_start(self, processes: Mapping[int, tuple[int, int]]) -> bool:
         """Whether these are the processes that it was about."""
-        shared = [rank for rank in self.processes if rank in ranks]
-        return all(self.processes[rank] == (ranks[rank].pid, ranks[rank].pid_start) for rank in shared)
+        return all(processes.get(rank, mine) == mine for rank, mine in self.processes.items())
 
 
 class Incidents:
@@ -75,15 +73,21 @@ class Incidents:
         self._unsaved.discard(job)
 
     def note(
-        self, job: str, verdict: Verdict, incident: Incident, ranks: Mapping[int, RankSample], done: int, ago_s: float
+        self,
+        job: str,
+        verdict: Verdict,
+        incident: Incident,
+        processes: dict[int, tuple[int, int]],
+        done: int,
+        ago_s: float,
     ) -> tuple[Known, bool]:
-        """The incident that `verdict` opens, continues or ends, and whether that is news. It began `ago_s` ago."""
+        """The incident that `verdict` on these `processes` opens, continues or ends, and whether that is news. It began `ago_s`
+        ago."""
         since = self._wall_s() - ago_s
-        found = next((each for each in self.of(job) if each.same(verdict, since) and each.of_start(ranks)), None)
+        found = next((each for each in self.of(job) if each.same(verdict, since) and each.of_start(processes)), None)
         if found is not None and (not found.open or _says_no_more(verdict, found.verdict)):
             return found, False
         if found is None:
-            processes = {rank: (sample.pid, sample.pid_start) for rank, sample in ranks.items()}
             found = Known(job, str(self._folder(job)), verdict, processes, done, since)
             self._of(job).append(found)
         found.verdict = verdict

@@ -17,7 +17,6 @@ import msgspec
 from tightwire.ccl import incident
 from tightwire.ccl.fleet.hosts import Hosts
 from tightwire.ccl.fleet.incidents import Incidents, Known
-from tightwire.ccl.summary import RankSample
 from tightwire.ccl.unknown import doubted
 from tightwire.ccl.watcher import Watcher
 from tightwire.core.clock import Clock
@@ -49,6 +48,7 @@ class Judging:
     def forget(self) -> None:
         """Begin again with what comes from now on."""
         self._watcher = Watcher(self.hosts, self.hosts.horizon)
+        self.hosts.describe_again()
 
     @property
     def unseen(self) -> list[str]:
@@ -75,7 +75,7 @@ class Judging:
                 self._close(hang, "it moves again")
         else:
             self._judge()
-        if self.hosts.over and not self.over:
+        if self.hosts.roster.over and not self.over:
             self.over = True
             self._end("the job ended")
 
@@ -93,7 +93,7 @@ class Judging:
         verdict = msgspec.structs.replace(verdict, at_s=max(now_s, verdict.at_s))
         known = {each.folder for each in self._incidents.of(self.job)}
         found, news = self._incidents.note(
-            self.job, verdict, msgspec.structs.replace(record, verdict=verdict), self._samples(), self._done(verdict.waiting_ranks),
+            self.job, verdict, msgspec.structs.replace(record, verdict=verdict), self.hosts.roster.processes, self._done(verdict.waiting_ranks),
             now_s - verdict.since_s,
         )  # fmt: skip
         if news:
@@ -102,11 +102,11 @@ class Judging:
 
     def _recall(self) -> None:
         """What an earlier collector left open: is it still, or was the job started again meanwhile?"""
-        ranks = self._samples()
-        if not ranks:
+        if not self._before or not self.hosts.roster.places:
             return
+        processes = self.hosts.roster.processes
         for each in self._before:
-            if not each.of_start(ranks):
+            if not each.of_start(processes):
                 self._close(each, "the job was started again")
             elif each.open:
                 self.hangs += each.verdict.is_hang
@@ -115,18 +115,13 @@ class Judging:
 
     def _moves(self, hang: Known) -> bool:
         """Its ranks complete operations again; where the guilty died, that cannot be."""
-        ranks = self._samples()
-        if any(rank in ranks and not ranks[rank].alive for rank in hang.verdict.guilty_ranks):
+        places = self.hosts.roster.places
+        if any(rank in places and not places[rank].alive for rank in hang.verdict.guilty_ranks):
             return False
         return self._done(hang.verdict.waiting_ranks) > hang.done
 
     def _done(self, waiting: list[int]) -> int:
-        ranks = self._samples()
-        frames = [frame for rank in waiting or ranks if rank in ranks for frame in ranks[rank].frames]
-        return sum(frame.done_count - frame.failed for frame in frames)
-
-    def _samples(self) -> dict[int, RankSample]:
-        return {rank: sample for rank, (_, sample) in self.hosts.ranks.items()}
+        return self._watcher.collector.completed(waiting or list(self.hosts.roster.places))
 
     def _end(self, reason: str) -> None:
         for each in self._incidents.of(self.job):

@@ -8,25 +8,24 @@ the way goes again, and what arrives twice is dropped.
 from __future__ import annotations
 
 import math
+import threading
 
 import msgspec
 import zstandard
 
+from tightwire.ccl import digest
+from tightwire.ccl.digest import Digest
 from tightwire.ccl.evidence import Evidence
-from tightwire.ccl.summary import Summary
+from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.throttling import Throttling
 from tightwire.ccl.transport import End
-from tightwire.core.events import RECORD
 from tightwire.errors import LinkError
 from tightwire.net.messages import decode
 
-VERSION = 1
+VERSION = 2
 MAX_MESSAGE_BYTES = 16 * 2**20
-MAX_SUMMARY_BYTES = 128 * 2**20  # of one report when unpacked: a host's rings, all full
 MAX_NAME_CHARS = 256
-MAX_RANKS, MAX_RANK, MAX_GROUPS, MAX_UNSEEN = 4096, 2**20, 2**18, 256
 MAX_ENDS = 2**17
-_UNSIGNED = 2**64
 _WHAT = "a message of agents and collectors"
 
 
@@ -47,8 +46,9 @@ class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Report(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """One look, packed in `body`. `after` which other it was made, None for the first that is sent or the oldest that is left. `behind`: how many later ones the agent has; `dropped`: how many it had to give up so
-    far, never delivered."""
+    """The digest of one look, packed in `body`. `after` which other it was made, None for the first that is sent or the
+    oldest that is left. `behind`: how many later ones the agent has; `dropped`: how many it had to give up so far, never
+    delivered."""
 
     about: About
     number: int
@@ -68,6 +68,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True, array_like=True):
     throttling: Throttling | None = None
     ends: list[End] = []
     reached: list[str] | None = None
+    groups: list[GroupFacts] = []
 
 
 class Bye(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -92,8 +93,8 @@ class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """`what`: "evidence", "throttling" of a process, whether it "reaches" `addresses` of its peers, or the "ends" of the
-    connections of `pids` (rank → process)."""
+    """`what`: "evidence", "throttling" of a process, whether it "reaches" `addresses` of its peers, the "ends" of the
+    connections of `pids` (rank → process), or what is known of `groups`."""
 
     number: int
     host: str
@@ -102,21 +103,24 @@ class Ask(msgspec.Struct, frozen=True, tag=True, array_like=True):
     pid_start: int = 0
     pids: dict[int, int] = {}
     addresses: list[str] = []
-
-
-class Body(msgspec.Struct, frozen=True, array_like=True):
-    """`unknown`: ranks whose state cannot be seen any more, and why."""
-
-    summary: Summary
-    unknown: dict[int, str] = {}
+    groups: list[int] = []
 
 
 ToCollector = Hello | Report | Answer | Bye
 ToAgent = Welcome | Taken | Ask
 _TO_COLLECTOR = msgspec.msgpack.Decoder(ToCollector)
 _TO_AGENT = msgspec.msgpack.Decoder(ToAgent)
-_BODY = msgspec.msgpack.Decoder(Body)
-_PACK = zstandard.ZstdCompressor(level=1)
+
+
+class _Zstd(threading.local):
+    """Of each thread its own: none of it may be used by two at once, and making it takes longer than using it."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=1)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_zstd = _Zstd()
 encode = msgspec.msgpack.encode
 
 
@@ -132,8 +136,10 @@ def decode_to_collector(data: bytes | memoryview) -> ToCollector:
         raise LinkError("a time that is none")
     if isinstance(message, Report) and min(message.number, message.behind, message.dropped) < 0:
         raise LinkError("a report with a negative number")
-    if isinstance(message, Answer) and len(message.ends) > MAX_ENDS:
-        raise LinkError(f"{len(message.ends)} connections; the limit is {MAX_ENDS}")
+    if isinstance(message, Answer):
+        if len(message.ends) > MAX_ENDS:
+            raise LinkError(f"{len(message.ends)} connections; the limit is {MAX_ENDS}")
+        digest.check_groups(message.groups)
     return message
 
 
@@ -145,38 +151,16 @@ def decode_to_agent(data: bytes | memoryview) -> ToAgent:
     return message
 
 
-def pack(body: Body) -> bytes:
-    return _PACK.compress(msgspec.msgpack.encode(body))
+def pack(told: Digest) -> bytes:
+    return _zstd.compressor.compress(digest.encode(told))
 
 
-def unpack(data: bytes) -> Body:
+def unpack(data: bytes) -> Digest:
     """Raises LinkError when it is none, or larger than a host's could be."""
     try:
         size = zstandard.frame_content_size(data)
-        if not 0 <= size <= MAX_SUMMARY_BYTES:
-            raise LinkError(f"a report of {size} bytes; the limit is {MAX_SUMMARY_BYTES}")
-        body = _BODY.decode(zstandard.ZstdDecompressor().decompress(data))
-    except (zstandard.ZstdError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not 0 <= size <= digest.MAX_BYTES:
+            raise LinkError(f"a report of {size} bytes; the limit is {digest.MAX_BYTES}")
+        return digest.decode(_zstd.decompressor.decompress(data))
+    except zstandard.ZstdError as error:
         raise LinkError(f"not a report: {error}") from error
-    wrong = _wrong(body.summary)
-    if wrong:
-        raise LinkError(f"not a report: {wrong}")
-    return body
-
-
-def _wrong(summary: Summary) -> str | None:
-    """What is out of range: these numbers index arrays and are kept for long."""
-    if (
-        not math.isfinite(summary.at_s)
-        or max(len(summary.ranks) / MAX_RANKS, len(summary.groups) / MAX_GROUPS, len(summary.unseen) / MAX_UNSEEN) > 1
-    ):
-        return f"{len(summary.ranks)} ranks, {len(summary.groups)} groups at {summary.at_s}"
-    for sample in summary.ranks:
-        if not 0 <= sample.rank < MAX_RANK or not 0 <= sample.written < _UNSIGNED:
-            return f"rank {sample.rank} with {sample.written} records"
-        if len(sample.records) % RECORD.itemsize:
-            return f"{len(sample.records)} bytes of records"
-    for facts in summary.groups:
-        if not 0 <= facts.group < _UNSIGNED or not all(0 <= rank < MAX_RANK for rank in facts.ranks):
-            return f"group {facts.group}"
-    return None

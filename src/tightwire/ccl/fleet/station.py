@@ -18,8 +18,9 @@ from tightwire.ccl import watch
 from tightwire.ccl.agent import Agent
 from tightwire.ccl.fleet.answering import Answering
 from tightwire.ccl.fleet.backlog import Backlog
-from tightwire.ccl.fleet.messages import About, Body, pack
+from tightwire.ccl.fleet.messages import About, pack
 from tightwire.ccl.fleet.uplink import Uplink
+from tightwire.ccl.packing import Packer
 from tightwire.ccl.probe.process import read
 from tightwire.ccl.probe.ring import read_state
 from tightwire.ccl.watcher import CALM_EVERY_S
@@ -56,9 +57,9 @@ class Station:
         self._stop = threading.Event()
         self.stop = self._stop.set
         self.about = About(job, name_of_host(folder), secrets.randbits(63))
-        self._agent = Agent(folder, clock)
+        self._agent, self._packer = Agent(folder, clock), Packer()
         self.backlog = Backlog(max_bytes)
-        self._uplink = connect(self.about, self.backlog, Answering(self.about, lambda: self._agent.pids, self._agent.transfers))
+        self._uplink = connect(self.about, self.backlog, Answering(self.about, self._agent))
 
     def run(self) -> None:
         """Until `stop`."""
@@ -86,8 +87,9 @@ class Station:
         return job.returncode if job.returncode >= 0 else 128 - job.returncode
 
     def _look(self) -> None:
-        summary = self._agent.look()
-        self.backlog.append(summary.at_s, pack(Body(summary, self._agent.unknown)))
+        digest = self._packer.digest(self._agent.look())
+        if not self.backlog.append(digest.at_s, pack(digest), digest.whole):
+            self._packer.renew()
         self._uplink.wake()
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.faults.simulate.fault import Fault
 from tightwire.ccl.faults.simulate.layout import Layout
 from tightwire.ccl.faults.simulate.physics import Physics, Program, by_rank
-from tightwire.ccl.packing import REPEATED, Packer
+from tightwire.ccl.packing import REFRESHED, REPEATED, Packer
 from tightwire.ccl.probe.process import ProcessState
 from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.slots import Slots
@@ -26,7 +26,6 @@ from tightwire.core.events import RECORD, Kind
 
 RTT_S, QUEUED_RTT_S = 0.0002, 0.01
 QUEUED_BYTES, RETRANSMITS = 65536, 5
-FACTS_EVERY = 16  # looks, the groups are told again
 
 
 class SimulatedCluster:
@@ -71,8 +70,11 @@ class SimulatedCluster:
         at_s = now_s + self._skew_s
         frames, owners = self._frames[self._by_rank], self._slots.ranks[self._by_rank]
         used = frames["entered"] > 0
+        self._looks += 1
+        whole = (self._looks + np.arange(len(at_s))) % REFRESHED == 0
         rows, told, calls, kinds = self._packer.pack(
             np.round(at_s * 1e6).astype(np.int64)[layout.hosts],
+            whole[layout.hosts],
             self._ranks_now,
             frames[used],
             owners[used],
@@ -84,8 +86,7 @@ class SimulatedCluster:
             np.concatenate([np.zeros(1, np.int64), np.cumsum(rows[name], dtype=np.int64)])[first].tolist()
             for name in ("frames", "calls")
         ]
-        self._looks += 1
-        every = self._looks <= REPEATED or self._looks % FACTS_EVERY == 0
+        described = whole | (self._looks <= REPEATED)
         found = []
         for host, kept in enumerate((self._rng.random(len(at_s)) >= self._lost).tolist()):
             if kept:
@@ -93,7 +94,7 @@ class SimulatedCluster:
                     Digest(
                         f"host{host}", float(at_s[host]), rows[first[host] : first[host + 1]].tobytes(),
                         told[edges[0][host] : edges[0][host + 1]].tobytes(), calls[edges[1][host] : edges[1][host + 1]].tobytes(),
-                        kinds.tobytes(), self._told_groups[host] if every else [],
+                        kinds.tobytes(), self._told_groups[host] if described[host] else [], whole=bool(whole[host]),
                     )
                 )  # fmt: skip
         return found
