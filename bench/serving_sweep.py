@@ -35,6 +35,7 @@ from serving.host import Answer, Host
 from tightwire.kv import refmodel
 from tightwire.kv.control import log
 from tightwire.kv.presets import presets
+from tightwire.kv.store.keys import TAIL_TOKENS
 from tightwire.net import testbed
 
 RHOS = (0.05, 0.1, 0.3, 1.0, 3.0, 10.0, 20.0)
@@ -177,6 +178,7 @@ class Sweep:
 
     def recompute(self, count: int, seed: int) -> Timing:
         """Time to first token of long prompts without any transfer."""
+        warm(self._decode)
         return alone(self._decode, requests.make([PREFIX_TOKENS] * count, seed + 11, output=1))
 
 
@@ -241,7 +243,7 @@ def run(args: argparse.Namespace, work: Path) -> list[Result]:
                         transfer={"kv_role": "kv_both", "kv_connector_extra_config": extra},
                     )  # fmt: skip
                     with host:
-                        found[mode] = prefix(bed, host, statistics.median(recompute.ttft_s), args.requests, args.seed)
+                        found[mode] = prefix(bed, host, statistics.median(recompute.ttft_s), 3 * args.requests, args.seed)
             results += prefix_results(console, found, recompute)
     return results
 
@@ -294,12 +296,20 @@ def store(work: Path, bed: testbed.Testbed) -> Iterator[str]:
             server.wait()
 
 
+def warm(host: Host) -> None:
+    """Prompts of each number of tokens that a load may leave to the engine: its first step of a size takes 5 ms more."""
+    for tokens in range(1, TAIL_TOKENS + 1):
+        host.add(f"warm-{tokens}", list(range(3, 3 + tokens)), 1)
+        host.wait(f"warm-{tokens}")
+
+
 def prefix(bed: testbed.Testbed, host: Host, recompute_s: float, count: int, seed: int) -> Timing:
     """Time to first token when a stored prefix is loaded over a link on which raw takes 0.27 of its recomputation. The
     first load is not counted: it opens connections."""
     jobs = requests.make([PREFIX_TOKENS] * (count + 1), seed + 11, output=1)
     raw_bytes = statistics.mean(len(job.ids) for job in jobs) * KV_BYTES_PER_TOKEN
     timing = Timing()
+    warm(host)
     bed.set_rate(raw_bytes / (PREFIX_SHARE * recompute_s))
     for number, job in enumerate(jobs):
         host.forget()

@@ -293,7 +293,8 @@ def test_keys_are_asked_for_and_used(tmp_path: Path) -> None:
 
 
 def test_prefixes_are_saved_and_fetched() -> None:
-    store = PrefixStore(open_store("memory://"), fingerprint="m", layout=Stored(LAYERS, HEADS, DIM, torch.bfloat16))
+    layout = Stored(LAYERS, HEADS, DIM, torch.bfloat16)
+    store = PrefixStore(open_store("memory://"), fingerprint="m", layout=layout, chunk_tokens=128)
     worker = Worker(Settings("kv_both", store="memory://"), "m", store)
     memory = caches(16)
     worker.register(KV_LAST, memory)

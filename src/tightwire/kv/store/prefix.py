@@ -23,7 +23,7 @@ from tightwire.kv.store.load import Load, Loaded, covered_s
 from tightwire.kv.store.store import Pending, Store
 from tightwire.kv.strategy import Strategy
 
-DEFAULT_CHUNK_TOKENS = 128
+DEFAULT_CHUNK_TOKENS = 256
 _WRITES_AHEAD = 3
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tightwire.errors import ConfigError
 from tightwire.kv.presets import resolve
+from tightwire.kv.store.prefix import DEFAULT_CHUNK_TOKENS
 
 ROLES = ("kv_producer", "kv_consumer", "kv_both")
 AUTO = "auto"
@@ -38,7 +39,7 @@ class Settings:
     nixl: bool = False
     store: str = ""
     store_max_bytes: int = 0
-    store_chunk_tokens: int = 128
+    store_chunk_tokens: int = DEFAULT_CHUNK_TOKENS
     timeout_s: float = 30.0
 
     @property
