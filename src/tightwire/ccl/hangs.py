@@ -3,7 +3,7 @@ of it is known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
@@ -39,8 +39,11 @@ Evidences = Callable[[Iterable[int]], dict[int, Evidence]]
 class Hangs:
     """Of the job that `collector` knows. `told`: one verdict for each class that stands."""
 
-    def __init__(self, collector: Collector, source: Source, clock: Clock, evidence: Evidences) -> None:
-        self._collector, self._source, self._clock, self._evidence = collector, source, clock, evidence
+    def __init__(
+        self, collector: Collector, source: Source, clock: Clock, evidence: Evidences, unknown: Callable[[], Collection[int]]
+    ) -> None:  # fmt: skip
+        self._collector, self._source, self._clock = collector, source, clock
+        self._evidence, self._unknown = evidence, unknown
         self.told: dict[str, Verdict] = {}
         self._told_s = np.inf  # the first of them
         self._before: tuple[int, ...] = ()
@@ -62,8 +65,8 @@ class Hangs:
         """Whether a hang was told, and somebody else stands whose patience is not over yet."""
         if not self.told or not self.open:
             return False
-        guilty = {rank for verdict in self.told.values() for rank in verdict.guilty_ranks}
-        return beside.undecided(wait_for.waits(self._collector), self._collector, self._rounds(), guilty)
+        settled = {*self._unknown(), *(rank for verdict in self.told.values() for rank in verdict.guilty_ranks)}
+        return beside.undecided(wait_for.waits(self._collector), self._collector, self._rounds(), settled)
 
     def look(self) -> list[Verdict]:
         """What is news at this moment."""
@@ -154,6 +157,7 @@ class Hangs:
         """Suspects that were there twice in a row, or whose process is gone: that does not pass."""
         found = not_entered.find(self._collector, waiting, self._clock.now_s())
         if self.told or not alone:
+            found = [each for each in found if each.rank not in self._unknown()]
             found = beside.suspects(found, self._collector, waiting, self._rounds(), self._told_s)
         named = tuple(s.rank for s in found)
         gone = any(s.how == "left" for s in found)

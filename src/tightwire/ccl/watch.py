@@ -69,7 +69,7 @@ def run(
             return _observe(
                 job,
                 agent,
-                Watcher(host, clock),
+                Watcher(host, clock, lambda: agent.unknown),
                 clock,
                 on_verdict,
                 on_hang,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from tightwire.ccl.analyzer.slow import verdicts
 from tightwire.ccl.analyzer.slow.detector import Detector, Finding
@@ -21,10 +21,11 @@ LOOK_EVERY_S, DOUBTFUL_EVERY_S, CALM_EVERY_S = 0.2, 0.3, 1.0
 
 class Watcher:
     """`step` as often as you like: its verdicts are on a hang, one for each class that began with it (again when more is
-    known), and on what makes the job slow (again when more is known and when the job has recovered)."""
+    known), and on what makes the job slow (again when more is known and when the job has recovered). `unknown` gives the ranks
+    that are not seen any more."""
 
-    def __init__(self, source: Source, clock: Clock) -> None:
-        self._source, self._clock = source, clock
+    def __init__(self, source: Source, clock: Clock, unknown: Callable[[], Collection[int]] = tuple) -> None:
+        self._source, self._clock, self._unknown = source, clock, unknown
         self.collector = Collector()
         self._slow = Detector(self.collector)
         self._digested_s = 0.0
@@ -33,7 +34,7 @@ class Watcher:
 
     def move_again(self) -> None:
         """The job that hung does: what was told of it counts no more."""
-        self.hangs = Hangs(self.collector, self._source, self._clock, self._evidence)
+        self.hangs = Hangs(self.collector, self._source, self._clock, self._evidence, self._unknown)
 
     def wait(self) -> None:
         """Until it is time for the next step."""
@@ -45,8 +46,6 @@ class Watcher:
             self._source.wait(DOUBTFUL_EVERY_S if self._slow.attentive else CALM_EVERY_S)
 
     def step(self) -> Verdict | None:
-        if self._due:
-            return self._due.popleft()
         self.collector.take(self._source.look())
         self._due.extend(self.hangs.look())
         if self._due:

@@ -29,6 +29,24 @@ def test_each_class_is_told_with_its_place(kind: str, tmp_path: Path) -> None:
     assert len({news.known.folder for _, news in wire.said}) == 1
 
 
+def test_two_classes_that_begin_at_once_are_two_incidents(tmp_path: Path) -> None:
+    wire = Wire(tmp_path, Fault("shape", 0, 45), Fault("loop", 13, 45))
+    wire.run(60)
+    assert told(wire) == [("opened", "H2", [0]), ("opened", "H1", [13])]
+    assert len({news.known.folder for _, news in wire.said}) == 2
+    wire.collect()
+    wire.run(75)
+    assert sorted(told(wire)[2:]) == [("found", "H1", [13]), ("found", "H2", [0])]
+
+
+def test_more_of_one_class_changes_the_incident(tmp_path: Path) -> None:
+    wire = Wire(tmp_path, Fault("stop", 5, 45), Fault("loop", 13, 45))
+    wire.run(60)
+    assert [each[0] for each in told(wire)] == ["opened", "changed"]
+    assert told(wire)[-1][1:] == ("H1", [5, 13])
+    assert len({news.known.folder for _, news in wire.said}) == 1
+
+
 def test_a_collector_killed_while_a_hang_is_open_says_so_once(tmp_path: Path) -> None:
     wire = Wire(tmp_path, Fault("stop", 5, 45))
     wire.run(25)

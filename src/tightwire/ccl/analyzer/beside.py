@@ -52,11 +52,11 @@ def transport(connections: Connections, collector: Collector) -> Connections:
     return connections[~np.isin(connections["rank"], still) & ~np.isin(connections["peer"], still)]
 
 
-def undecided(waiting: Waits, collector: Collector, mixed: Iterable[Round], guilty: Collection[int]) -> bool:
-    """Whether somebody who is no victim and not known to be `guilty` stands where waiting ends."""
+def undecided(waiting: Waits, collector: Collector, mixed: Iterable[Round], settled: Collection[int]) -> bool:
+    """Whether somebody who is no victim stands where waiting ends, without those of whom all is said (`settled`)."""
     standing = collector.standing
     here = standing.known & ~standing.dead & (standing.rows["goodbye"] == Goodbye.NONE)
-    return bool({rank for rank in waiting.roots() if here[rank]} - _victims(collector, mixed) - set(guilty))
+    return bool({rank for rank in waiting.roots() if here[rank]} - _victims(collector, mixed) - set(settled))
 
 
 def _victims(collector: Collector, mixed: Iterable[Round]) -> set[int]:

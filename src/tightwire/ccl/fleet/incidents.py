@@ -45,7 +45,8 @@ class Known(msgspec.Struct):
         return bool(
             set(mine.guilty_ranks) & set(verdict.guilty_ranks)
             or set(mine.guilty_links) & set(verdict.guilty_links)
-            or (mine.group, mine.sequence) == (verdict.group, verdict.sequence)
+            or (mine.group, mine.sequence, mine.is_hang and mine.anomaly)
+            == (verdict.group, verdict.sequence, verdict.is_hang and verdict.anomaly)
         )
 
     def of_start(self, processes: Mapping[int, tuple[int, int]]) -> bool:
@@ -90,7 +91,7 @@ class Incidents:
         if found is None:
             found = Known(job, str(self._folder(job)), verdict, processes, done, since)
             self._of(job).append(found)
-        found.verdict = verdict
+        found.verdict, found.done = verdict, done
         if verdict.ended_s is not None:
             found.closed, found.reason = self._wall_s(), "recovered"
         self._tell(journal.write(Path(found.folder), verdict, incident))
@@ -160,9 +161,11 @@ def _safe(job: str) -> str:
 
 
 def _says_no_more(verdict: Verdict, known: Verdict) -> bool:
-    """A hang stands as it was told first, unless more certainty came; what is slow is told again as the watcher says."""
+    """A hang stands as it was told first, unless more certainty or more guilty came; what is slow is told again as the
+    watcher says."""
     if verdict.is_hang:
-        return not (known.confidence == "low" and verdict.confidence == "high")
+        named, before = ({*each.guilty_ranks, *each.guilty_links} for each in (verdict, known))
+        return named <= before and not (known.confidence == "low" and verdict.confidence == "high")
     same = (verdict.anomaly, verdict.guilty_ranks, verdict.guilty_links) == (
         known.anomaly, known.guilty_ranks, known.guilty_links
     )  # fmt: skip

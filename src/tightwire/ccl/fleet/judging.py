@@ -3,7 +3,7 @@
 | state of a job | | |
 |---|---|---|
 | running | every slice is judged | a hang → hung; all ranks gone → over |
-| hung | nothing is judged, until its ranks complete operations again | → running |
+| hung | what began with it is told for some seconds, until its ranks complete operations again | → running |
 | over | nothing is judged, until its ranks are started anew | → running |
 """
 
@@ -40,14 +40,14 @@ class Judging:
     ) -> None:  # fmt: skip
         self.job, self.hosts = job, hosts
         self._incidents, self._clock, self._tell = incidents, clock, tell
-        self._watcher = Watcher(hosts, hosts.horizon)
+        self._watcher = self._new_watcher()
         self._before = [each for each in incidents.of(job) if each.open]  # of an earlier collector
         self.over = False
         self.hangs = 0
 
     def forget(self) -> None:
         """Begin again with what comes from now on."""
-        self._watcher = Watcher(self.hosts, self.hosts.horizon)
+        self._watcher = self._new_watcher()
         self.hosts.describe_again()
 
     @property
@@ -64,20 +64,24 @@ class Judging:
     def _slice(self) -> None:
         if self.hosts.advance():
             self._end("the job was started again")
-            self._watcher, self.over = Watcher(self.hosts, self.hosts.horizon), False
+            self._watcher, self.over = self._new_watcher(), False
         if not self.hosts.begun:
             return
         self._recall()
         hang = self.hung
-        if self.over or hang is not None:
+        if self.over or (hang is not None and not self._watcher.hangs.told):
             self._watcher.collector.take(self.hosts.look())
-            if hang is not None and self._moves(hang):
-                self._close(hang, "it moves again")
         else:
             self._judge()
+        if hang is not None and self._moves(hang):
+            self._close(hang, "it moves again")
+            self._watcher.move_again()
         if self.hosts.roster.over and not self.over:
             self.over = True
             self._end("the job ended")
+
+    def _new_watcher(self) -> Watcher:
+        return Watcher(self.hosts, self.hosts.horizon, lambda: self.hosts.unknown)
 
     @property
     def hung(self) -> Known | None:
