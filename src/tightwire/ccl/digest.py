@@ -42,6 +42,7 @@ CALL = np.dtype(
     ]
 )  # `kind` and `frame` are indexes: of the digest's kinds, of the rank's frames  # fmt: skip
 KIND = np.dtype([("bytes", "<u8"), ("shape", "<u8"), ("op", "<u4"), ("partner", "<u4"), ("dtype", "<u4")])
+_RANK_BYTES, _FRAME_BYTES, _CALL_BYTES, _KIND_BYTES = (row.itemsize for row in (RANK, FRAME, CALL, KIND))
 
 
 class Digest(msgspec.Struct, frozen=True, array_like=True):
@@ -112,23 +113,17 @@ def _out_of_range(digest: Digest) -> str | None:
 
 def _misfit(digest: Digest) -> str | None:
     """Called for each host and look: as few calls of numpy as can be."""
-    if (
-        len(digest.ranks) % RANK.itemsize
-        or len(digest.frames) % FRAME.itemsize
-        or len(digest.calls) % CALL.itemsize
-        or len(digest.kinds) % KIND.itemsize
-    ):
+    kinds, rest = divmod(len(digest.kinds), _KIND_BYTES)
+    if rest or len(digest.ranks) % _RANK_BYTES or len(digest.frames) % _FRAME_BYTES or len(digest.calls) % _CALL_BYTES:
         return "a part of a row"
     ranks, calls = np.frombuffer(digest.ranks, RANK), np.frombuffer(digest.calls, CALL)
     frames, own = ranks["frames"], ranks["calls"]
-    told = np.add.reduce(frames, dtype=np.int64) * FRAME.itemsize, np.add.reduce(own, dtype=np.int64)
-    if told != (len(digest.frames), len(calls)):
+    if (sum(frames.tolist()) * _FRAME_BYTES, sum(own.tolist())) != (len(digest.frames), len(calls)):
         return "other numbers of frames or calls than it has"
-    if len(ranks) and np.maximum.reduce(ranks["rank"]) >= MAX_RANKS:
-        return f"rank {max(ranks['rank'])}; they are below {MAX_RANKS}"
+    if len(ranks) and max(ranks["rank"].tolist()) >= MAX_RANKS:
+        return f"a rank that is not below {MAX_RANKS}"
     if len(calls) and (
-        np.maximum.reduce(calls["kind"]) >= len(digest.kinds) // KIND.itemsize
-        or np.logical_or.reduce(calls["frame"] >= np.repeat(frames, own))
+        np.maximum.reduce(calls["kind"]) >= kinds or np.logical_or.reduce(calls["frame"] >= np.repeat(frames, own))
     ):
         return "a call of a kind or frame that is not there"
     return None

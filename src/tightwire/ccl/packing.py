@@ -55,10 +55,9 @@ class Packer:
     def digest(self, summary: Summary) -> Digest:
         """Of one host."""
         self._looks += 1
-        whole = (
-            self._renewed or (self._looks + zlib.crc32(summary.host.encode())) % REFRESHED == 0
-        )  # not all hosts at once
-        self._renewed = False
+        turn = (self._looks + zlib.crc32(summary.host.encode())) % REFRESHED == 0  # not of all hosts at once
+        more = sum(len(each.frames) for each in summary.ranks) != len(self._frames)  # a first operation in some group
+        whole, self._renewed = turn or more or self._renewed, False
         samples = sorted(summary.ranks, key=lambda each: each.rank)
         ranks = np.array([_rank(each, summary.at_s) for each in samples], RANK)
         frames = np.array(

@@ -12,18 +12,15 @@ WINDOW_S = 30.0
 
 
 class LeastDelay:
-    """Times of arrival are ours, times of sending the other side's."""
+    """Times of arrival are ours, times of sending the other side's. `offset_s` is what to add to these, once there was a
+    message."""
 
     def __init__(self) -> None:
-        self._now = self._before = math.inf
+        self._now = self._before = self.offset_s = math.inf
         self._since_s = -math.inf
 
     def take(self, sent_s: float, arrived_s: float) -> None:
         if arrived_s - self._since_s > WINDOW_S:
             self._before, self._now, self._since_s = self._now, math.inf, arrived_s
         self._now = min(self._now, arrived_s - sent_s)
-
-    @property
-    def offset_s(self) -> float:
-        """What to add to the other side's times. There must have been a message."""
-        return min(self._now, self._before)
+        self.offset_s = min(self._now, self._before)

@@ -95,8 +95,8 @@ class Hosts:
             if not self._may_go_on(there, now_s):
                 return False
             present = [host for host in there if host.caught_up]
-            lost = [host for host in self._hosts.values() if host not in present]
-            self._ready = [last for host in lost if (last := self._lose(host, now_s)) is not None]
+            lost = self._hosts.keys() - {host.name for host in present}
+            self._ready = [last for name in sorted(lost) if (last := self._lose(self._hosts[name], now_s)) is not None]
             newest = [host.newest_s for host in present if host.newest_s is not None]
             if not newest:
                 return False
@@ -217,15 +217,16 @@ class Hosts:
         self._groups |= {facts.group: facts for facts in groups}
 
     def _asked_for(self, kept: Sequence[Digest]) -> list[GroupFacts]:
-        """Groups in which ranks are and that nobody described yet, as where there is no agent beside their first rank."""
-        told = np.unique(np.frombuffer(b"".join([each.frames for each in kept]), FRAME)["group"])
-        missing = {group for group in told.tolist() if group not in self._groups}
-        asks = []
-        for digest in kept if missing else ():
-            mine = missing.intersection(np.frombuffer(digest.frames, FRAME)["group"].tolist())
-            if mine:
-                asks.append(Ask(next(self._numbers), digest.host, "groups", groups=sorted(mine)))
-                missing -= mine
+        """Groups in which ranks are and that nobody described yet, as where there is no agent beside their first rank. A host
+        tells of its first operation in a group in a digest that is whole."""
+        asks: list[Ask] = []
+        asked: set[int] = set()
+        for digest in kept:
+            if digest.whole:
+                mine = set(np.frombuffer(digest.frames, FRAME)["group"].tolist()).difference(self._groups, asked)
+                if mine:
+                    asks.append(Ask(next(self._numbers), digest.host, "groups", groups=sorted(mine)))
+                    asked |= mine
         found = [facts for answer in self._answers_to(asks, GROUPS_S) for facts in answer.groups]
         with self._lock:
             self._note_groups(found)
