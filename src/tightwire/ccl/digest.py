@@ -123,7 +123,7 @@ def _misfit(digest: Digest) -> str | None:
     if len(ranks) and max(ranks["rank"].tolist()) >= MAX_RANKS:
         return f"a rank that is not below {MAX_RANKS}"
     if len(calls) and (
-        np.maximum.reduce(calls["kind"]) >= kinds or np.logical_or.reduce(calls["frame"] >= np.repeat(frames, own))
+        np.maximum.reduce(calls["kind"]) >= kinds or np.logical_or.reduce(calls["frame"] >= frames.repeat(own))
     ):
         return "a call of a kind or frame that is not there"
     return None

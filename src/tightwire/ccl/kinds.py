@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tightwire.ccl.batch import Rows
 from tightwire.ccl.digest import KIND
-from tightwire.ccl.slots import Bools, Words
+from tightwire.ccl.slots import Words
 from tightwire.core.events import OPERATION_CODES
 
 MOST = 2**20
@@ -17,12 +17,13 @@ Numbers = npt.NDArray[np.uint32]
 
 
 class Kinds:
-    """`rows` of `KIND` by number."""
+    """`rows` of `KIND` by number; `of_group`, `of_pair`: a number for what the ranks of a round of a group, or the ends of a
+    pair, should have in common."""
 
     def __init__(self) -> None:
         self.rows: Rows = np.zeros(0, KIND)
         self._codes, self._numbers = np.zeros(0, np.uint64), np.zeros(0, np.uint32)  # in the order of codes
-        self._of_group, self._of_pair = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+        self.of_group, self.of_pair = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
 
     def numbers(self, kinds: Rows) -> Numbers:
         """Of rows of `KIND`, some perhaps new."""
@@ -34,10 +35,6 @@ class Kinds:
             self._add(kinds[~known][first], fresh)
             at = np.searchsorted(self._codes, codes)
         return self._numbers[at]
-
-    def comparable(self, numbers: Numbers, pair: Bools) -> Words:
-        """What the ranks of a round, or the ends of a `pair`, should have in common: a number for each call."""
-        return np.where(pair, self._of_pair[numbers], self._of_group[numbers])
 
     def full(self, more: int) -> bool:
         return len(self.rows) + more > MOST
@@ -61,8 +58,8 @@ class Kinds:
         size = (rows["bytes"] * _MIX) ^ (rows["dtype"].astype(np.uint64) * _SITE_MIX)
         called = (rows["op"].astype(np.uint64) << np.uint64(32)) + rows["partner"]
         sized = np.where(np.isin(rows["op"], OWN_SIZE), np.uint64(0), size)
-        self._of_pair = np.concatenate([self._of_pair, size])
-        self._of_group = np.concatenate([self._of_group, sized + called * _MIX])
+        self.of_pair = np.concatenate([self.of_pair, size])
+        self.of_group = np.concatenate([self.of_group, sized + called * _MIX])
 
 
 def kind_codes(kinds: Rows) -> Words:

@@ -2,7 +2,7 @@
 
 A bounded window of each group is kept, in columns: cell [slot, column] is what the slot's rank did in the round that has
 that column (sequence number modulo C); what is told of a rank at once lies close together. Sans-IO: calls in, rounds out;
-linear in calls.
+linear in calls, which go through `native/rounds`: they are most of what a collector does.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tightwire import _rounds  # type: ignore[attr-defined]
 from tightwire.ccl.batch import Batch, Rows
-from tightwire.ccl.kinds import Kinds, Numbers
-from tightwire.ccl.slots import Bools, Ints, Slots, put
+from tightwire.ccl.kinds import Kinds
+from tightwire.ccl.slots import Bools, Ints, Slots
 from tightwire.core.events import DTYPES, operation
 
 MOST_COLUMNS, LEAST_COLUMNS = 512, 64  # powers of two
@@ -86,46 +87,15 @@ class Rounds:
         """A batch's calls; `slots` and whether they are `known` of its frames."""
         if not len(self.slots.ranks):
             return  # calls came before the groups they are in
-        calls = batch.calls
         self._make_room(len(batch.kinds))
-        frame, sequence = calls.frame, calls.sequence
-        kind = self.kinds.numbers(batch.kinds)[calls.kind]
-        slot = slots[frame]
-        group, column = self.slots.group_of[slot], sequence & (self.columns - 1)
-        place, cell = group * self.columns + column, slot * self.columns + column
-        newest, ended, first = (each.reshape(-1) for each in (self.newest, self.ended, self._first))  # views
-        cells, marks = self.cells.reshape(-1), self.marks.reshape(-1)
-        use = known[frame] & (sequence > 0)
-        later = use & (sequence > newest[place])
-        opened = place[later]
-        np.maximum.at(newest, opened, sequence[later].astype(np.uint32))
-        ended[opened] = 0
-        use &= sequence == newest[place]
-        later &= use
-        first[place[later]] = kind[later]
-        mark = (sequence * 2).astype(np.uint32)
-        before = marks[cell]
-        rows: Rows = np.empty(len(kind), CELL)
-        rows["entered"], rows["ended"], rows["own"] = calls.entered_s, calls.ended_s, calls.own_s
-        rows["kind"] = kind | calls.failed * FAILED
-        use &= before != mark + 1  # what has ended stays as it is
-        if not use.all():
-            write = np.flatnonzero(use)
-            kind, mark, before, rows = kind[write], mark[write], before[write], rows.take(write)
-            place, cell, group, sequence = (each[write] for each in (place, cell, group, sequence))
-        differs = np.flatnonzero((kind != first[place]) & (before != mark))
-        self._note_mixed(kind[differs], first[place[differs]], group[differs], sequence[differs])
-        over = ~np.isnan(rows["ended"])
-        put(cells, cell, rows)
-        marks[cell] = mark + over
-        over_at = place[over]
-        np.add.at(ended, over_at, np.uint32(1))
-        self.unread.reshape(-1)[over_at] = True
-
-    def _note_mixed(self, kind: Numbers, first: Numbers, group: Ints, sequence: Ints) -> None:
-        pair = self.slots.pair[group]
-        apart = self.kinds.comparable(kind, pair) != self.kinds.comparable(first, pair)
-        self._mixed |= dict.fromkeys(zip(group[apart].tolist(), sequence[apart].tolist(), strict=True))
+        numbers, kinds, places = self.kinds.numbers(batch.kinds), self.kinds, self.slots
+        mixed = _rounds.take(
+            np.frombuffer(batch.calls, np.uint8), np.ascontiguousarray(batch.ranks["calls"]), batch.at_s, batch.first_frame,
+            batch.first_kind, numbers, slots, known.view(np.uint8), places.group_of, places.pair.view(np.uint8),
+            kinds.of_group, kinds.of_pair, self.newest, self.ended, self.unread.view(np.uint8), self._first, self.marks,
+            self.cells.reshape(-1).view(np.uint8),
+        )  # fmt: skip
+        self._mixed |= dict.fromkeys(mixed)
 
     def _make_room(self, more: int) -> None:
         """For kinds of calls: those that no round has any more are forgotten."""
