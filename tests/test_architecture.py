@@ -14,7 +14,7 @@ ALLOWED = {
     "core": {"errors"},
     "net": {"errors", "core"},
     "kv": {"errors", "core", "net", "_kernels"},
-    "ccl": {"errors", "core", "net", "_ring"},
+    "ccl": {"errors", "core", "net", "_ring", "_rounds"},
     "report": {"core"},
     "cli": {"errors", "core", "net", "kv", "ccl", "report"},
 }
