@@ -16,14 +16,13 @@ from tightwire.errors import ConfigError
 _SEND, _RECEIVE = "10.201.7.1", "10.201.7.2"
 _LEAST_BURST_BYTES = 2**15
 _PACKET_BYTES = 2**17  # more than the largest packet that the kernel leaves to a network card to segment
-_BURST_S = 1e-3
+_BURST_S = 4e-3
 _QUEUE_S = 0.05
 
 
 def burst_bytes(bytes_per_s: float) -> int:
-    """What the token bucket holds. Where it holds a millisecond of the link's speed that is more than the largest packet:
-    smaller buckets make the kernel cut each packet to the MTU on the sender's core, which on a fast link takes longer
-    than sending it (5 ns a byte) and which network cards do in hardware."""
+    """What the token bucket holds: 4 ms of the link's speed, within bounds. Smaller ones than the largest packet make the kernel
+    cut packets to the MTU on the sender's core, which takes 5 ns a byte and which network cards do in hardware."""
     return int(max(_LEAST_BURST_BYTES, min(_BURST_S * bytes_per_s, _PACKET_BYTES)))
 
 
