@@ -20,6 +20,7 @@ namespace {
 #include "encode.h"
 #include "decode.h"
 #include "reconstruct.h"
+#include "project.h"
 #include "rans.h"
 
 // The shapes of today's models are compiled as such; every other shape takes the general code.
@@ -135,6 +136,6 @@ void merge(const uint8_t* exponents, const uint8_t* rest, size_t n, uint16_t* ou
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {TW_NAME, encode, decode, reconstruct, rans_put, rans_take, count, largest, split, merge};
+const Kernels kernels = {TW_NAME, encode, decode, reconstruct, project, quantize_row, rans_put, rans_take, count, largest, split, merge};
 
 }  // namespace tightwire::TW_ISA

@@ -45,6 +45,20 @@ struct Space {
 constexpr size_t kTogether = 16;      // tokens that are worked on together
 constexpr size_t scratch_floats(const Coordinates& c, const Space& s) { return kTogether * (c.directions + s.features); }
 
+// What coordinates are taken in: y = basis · (x less the mean), where the pairs (i, i + dim / 2) of a head were turned
+// first, where there are cosines.
+constexpr size_t kBasisDirections = 8;
+constexpr uint16_t kTame = 0x7180;    // 2^100 as bf16: what is no larger overflows in no sum
+struct Directions {
+    const float* basis;               // [directions / 8, features, 8]
+    const float* offset;              // [directions], basis · mean
+    const float *cos, *sin;           // [tokens, dim / 2]; or null
+    size_t count, features, dim;
+};
+constexpr size_t scratch_floats(const Directions& d) {
+    return d.dim + kTogether * (d.features + 2 * (d.count + kBasisDirections));
+}
+
 // Entropy coder: probabilities are in units of 2^-12, a state is at least 2^16.
 constexpr int kProbBits = 12;
 constexpr uint32_t kProbs = 1u << kProbBits, kLow = 1u << 16;
@@ -68,6 +82,13 @@ struct Kernels {
                    const Weights&, int levels, int bits, bool past_caches, uint16_t* out);
     // out: bf16 [features / dim, tokens, dim], heads `stride` apart; scratch: scratch_floats.
     void (*reconstruct)(const Coordinates&, const Space&, float* scratch, uint16_t* out, size_t stride);
+    // in: bf16 heads `stride` apart; y [directions, tokens], low and high [directions]; scratch: scratch_floats. False: a
+    // value is not finite or above kTame, and nothing is usable.
+    bool (*project)(const uint16_t* in, size_t stride, const Directions&, size_t tokens, float* scratch, float* y, float* low,
+                    float* high);
+    // Values between `low` and `high`; false: a parameter is not finite.
+    bool (*quantize_row)(const float* y, size_t count, float low, float high, int levels, uint16_t* lo, uint16_t* step,
+                         uint8_t* symbols);
     uint8_t* (*rans_put)(const uint8_t* symbols, size_t count, const EncodeTable&, int lanes, uint32_t* states,
                          uint8_t* out);
     const uint8_t* (*rans_take)(const uint8_t* in, const uint8_t* begin, size_t count, const uint32_t* table, int lanes,

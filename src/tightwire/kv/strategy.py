@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, get_args, get_type_hints
 
@@ -113,6 +113,11 @@ class Strategy:
         return self == RAW
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        """Every frame has it."""
         return (str(self.k) if self.k == self.v else f"{self.k}/{self.v}") + str(self.exact)
 
     @property

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tightwire.errors import FrameError
 from tightwire.kv.codec import decode_tensor, encode_tensor
-from tightwire.kv.kernels import native, projected
-from tightwire.kv.stages.base import Place, Shape
+from tightwire.kv.kernels import native, projected, reference
+from tightwire.kv.stages.base import NotFiniteError, Place, Shape
 from tightwire.kv.stages.transforms.pca import Pca
 from tightwire.kv.strategy import Chain, Strategy
 
@@ -109,3 +109,77 @@ def test_values_past_the_range_are_clipped() -> None:
     data[steps : steps + 2 * channels] = np.full(channels, 0x7F7F, np.uint16).tobytes()
     got = projected.decode(memoryview(bytes(data)), chain(text).stages, shape, place)
     assert not got.isinf().any()
+
+
+@pytest.mark.parametrize("isa", native.ISAS)
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**31), st.booleans(), st.sampled_from([("dim", 50), ("heads", 25), ("heads", 13)]), st.integers(1, 3),
+    st.integers(1, 70), st.sampled_from([32, 64, 96, 128]), st.sampled_from(["k", "v"]), st.integers(0, 5000),
+)  # fmt: skip
+def test_coordinates_are_those_of_the_stages(
+    isa: str, seed: int, turned: bool, pca: tuple[str, int], heads: int, tokens: int, dim: int, side: str, start: int
+) -> None:
+    over, keep = pca
+    sample = near((3, heads, 2 * heads * dim, dim), seed).float().numpy()
+    table = Pca(over=over, keep=keep).calibrate([sample], "m")  # type: ignore[arg-type]
+    text = f"{'rope:theta=10000+' if turned else ''}pca:over={over},keep={keep},table={table.name}+allocate:centibits=300,channels=8+rans"
+    shape, place = (2, heads, tokens, dim), Place(1, start, side)  # type: ignore[arg-type]
+    stages = chain(text).stages
+    if not projected.covers(stages, shape, torch.bfloat16, place):
+        return
+    x = near(shape, seed)
+    basis, offset = projected._directions(stages[-3], Place(1, 0, place.side), (2, heads, 1, dim))  # type: ignore[arg-type]
+    turns = projected._turns_back(stages[0], place, shape) if turned else None  # type: ignore[arg-type]
+    done = native.project(native.segments(x), basis, offset, turns, isa)
+    assert done is not None
+    y, low, high = done
+    want = x.float().numpy()
+    for stage in stages[:-2]:
+        want, _ = stage.forward(want, place)  # type: ignore[attr-defined]
+    want = want.swapaxes(2, 3).reshape(y.shape)
+    assert np.abs(y - want).max() <= 1e-5 * float(x.float().abs().max()) * np.sqrt(dim * heads)
+    assert np.array_equal(low, y.min(axis=-1))
+    assert np.array_equal(high, y.max(axis=-1))
+    data = projected.encode(x, stages, place, isa)
+    assert data is not None
+    got = decode_tensor(memoryview(b"".join(data)), chain(text), shape, torch.bfloat16, place).float()
+    plain = memoryview(payload_of_stages(x, text, place))
+    stages_got = decode_tensor(plain, chain(text), shape, torch.bfloat16, place).float()
+    error, other = (float((each - x.float()).norm()) for each in (got, stages_got))
+    assert error <= 1.01 * other + 1e-6 * float(x.float().norm())
+
+
+def payload_of_stages(x: torch.Tensor, text: str, place: Place) -> bytes:
+    return b"".join(encode_tensor(x, chain(text), place, native_kernels=False))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 2.0**101])
+def test_what_is_not_tame_is_left_to_the_stages(bad: float) -> None:
+    table = Pca(keep=50).calibrate([near((1, 1, 200, 64), 0).float().numpy()], "m")
+    x = near((1, 1, 40, 64), 1)
+    x[0, 0, 39, 63] = bad
+    text = f"pca:keep=50,table={table.name}+allocate+rans"
+    assert projected.encode(x, chain(text).stages, Place()) is None
+    with pytest.raises(NotFiniteError):
+        encode_tensor(x, chain(text), Place())
+
+
+@pytest.mark.parametrize("isa", native.ISAS)
+@given(st.integers(0, 2**31), st.integers(1, 40), st.sampled_from([2, 3, 24, 256]), st.floats(-30, 30))
+def test_symbols_of_rows_are_those_of_the_reference(isa: str, seed: int, tokens: int, levels: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    rows = (rng.standard_normal((6, tokens)) * 10**scale + rng.standard_normal((6, 1))).astype(np.float32)
+    rows[0], rows[1] = 0.0, -0.0
+    counts = np.array([levels, 16, levels], np.uint16)
+    done = native.quantize_rows(rows, rows.min(axis=1), rows.max(axis=1), counts, isa)
+    symbols, lo, step = reference.quantize(rows.reshape(3, 2, tokens), tokens, counts)
+    assert done is not None
+    assert np.array_equal(done[0], symbols.reshape(6, tokens))
+    assert np.array_equal(done[1], lo.reshape(-1))
+    assert np.array_equal(done[2], step.reshape(-1))
+
+
+def test_rows_beyond_bf16_are_refused() -> None:
+    rows = np.array([[-3.3e38, 3.3e38]], np.float32)
+    assert native.quantize_rows(rows, rows.min(axis=1), rows.max(axis=1), np.array([2], np.uint16)) is None

@@ -1,7 +1,8 @@
 """Which chains the kernels take in one pass, and how; the bytes are those of the stages.
 
 {nothing, hadamard, equalize with a table} → {uniform along head_dim, mixed} → {pack, rans, any other codec}, bf16; on a
-GPU also lossless bf16. Tensors go to the kernels of their device (`table`). Decoded only: what `projected` takes.
+GPU also lossless bf16. Tensors go to the kernels of their device (`table`). And what `projected` takes, whose bytes are
+those of the stages but for the rounding of sums.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def encode(x: torch.Tensor, chain: Chain, place: Place) -> list[Buffer] | None:
 
         return Triton().encode_lossless(x)
     shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    if x.device == _CPU and projected.covers(chain.stages, shape, x.dtype, place):
+        return projected.encode(x, chain.stages, place)
     plan = _plan(chain.stages, shape, x.dtype, place, x.device)
     if plan is None:
         return None

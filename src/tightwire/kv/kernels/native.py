@@ -134,6 +134,26 @@ def decode_allocated(
         raise FrameError("payload", wrong)
 
 
+def project(
+    values: U16, basis: F32, offset: F32, turns: tuple[F32, F32] | None, isa: str = ""
+) -> tuple[F32, F32, F32] | None:
+    """values: bf16 bits `[U·C/D, T, D]`, each segment contiguous → (coordinates `[U, R, T]`, their minima and maxima `[U, R]`)
+    in the directions `basis` `[U, ceil(R/8), C, 8]`, less `offset` `[U, R]`, within the rounding of fp32 sums. `turns`:
+    cosines and sines `[T, D/2]` by which each pair (i, i + D/2) is turned before. None: a value is not finite or above 2^100."""
+    cos, sin = turns or (_NONE, _NONE)
+    y = np.empty((*offset.shape, values.shape[1]), np.float32)
+    low, high = np.empty((2, *offset.shape), np.float32)
+    return (y, low, high) if _kernels.project(values, basis, offset, cos, sin, y, low, high, isa) else None
+
+
+def quantize_rows(rows: F32, low: F32, high: F32, levels: U16, isa: str = "") -> tuple[U8, U16, U16] | None:
+    """rows `[N, T]` with their minima and maxima `[N]` → symbols `[N, T]`, lo and step bf16 bits `[N]`, as
+    `reference.quantize` gives with a row a group. `levels` `[S]`, each of N / S rows. None: a parameter is not finite."""
+    symbols, (lo, step) = np.empty(rows.shape, np.uint8), np.empty((2, len(rows)), np.uint16)
+    finite = _kernels.quantize_rows(rows, low, high, levels, lo, step, symbols, isa)
+    return (symbols, lo, step) if finite else None
+
+
 def interleaved(x: F32) -> F32:
     """`x` with every 32 of its last axis as 16 even places, then 16 odd ones; a copy."""
     pairs = x.reshape(*x.shape[:-1], -1, 16, 2)

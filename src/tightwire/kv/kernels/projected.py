@@ -1,4 +1,5 @@
-"""Chains through principal components, decoded in one pass: [rope] → pca → allocate → rans, to bf16 on the host.
+"""Chains through principal components, of bf16 on the host: [rope] → pca → allocate → rans, decoded in one pass, encoded in
+three (coordinates; levels; symbols and their code).
 
 Equal to the stages within the rounding of fp32 sums: as there, the order of a product's sum is the machine's own.
 """
@@ -12,7 +13,7 @@ import torch
 
 from tightwire.kv.block import F32
 from tightwire.kv.kernels import native
-from tightwire.kv.stages.base import OWN, Place, Shape, Stage, split_side
+from tightwire.kv.stages.base import OWN, Buffer, Place, Shape, Stage, split_side
 from tightwire.kv.stages.codecs.rans import Rans
 from tightwire.kv.stages.quantizers.allocate import MENU, MENU_BITS, Allocate
 from tightwire.kv.stages.transforms.pca import Pca
@@ -49,6 +50,44 @@ def decode(data: memoryview, stages: tuple[Stage, ...], shape: Shape, place: Pla
         basis, mean, turns, native.segments(out), isa,
     )  # fmt: skip
     return out
+
+
+def encode(x: torch.Tensor, stages: tuple[Stage, ...], place: Place, isa: str = "") -> list[Buffer] | None:
+    """As `codec.encode_tensor`, for what `covers` says; None where the stages must do it: with directions of its own, and
+    for values that are not finite or above 2^100."""
+    *before, pca, allocate, rans = stages
+    assert isinstance(pca, Pca)
+    assert isinstance(allocate, Allocate)
+    assert isinstance(rans, Rans)
+    if pca.table == OWN:
+        return None
+    shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    basis, offset = _directions(pca, Place(place.layer_start, 0, place.side), (shape[0], shape[1], 1, shape[3]))
+    turns = _turns_back(before[0], place, shape) if before and isinstance(before[0], Rope) else None
+    done = native.project(native.segments(x), basis, offset, turns, isa)
+    if done is None:
+        return None
+    y, low, high = done
+    into = pca.out_shape(shape)
+    width = allocate.width(into[3])
+    q = allocate.channels_quantized(y.reshape(-1, width, shape[2]), low.reshape(-1, width), high.reshape(-1, width), into, place)
+    return [q.params, rans.encode(q.symbols, q.levels)]
+
+
+@lru_cache(maxsize=64)
+def _directions(pca: Pca, place: Place, shape: Shape) -> tuple[F32, F32]:
+    """(basis `[U, ceil(R/8), C, 8]`, basis · mean `[U, R]`) as `native.project` takes them."""
+    mean, basis = pca.space(memoryview(b""), place, shape)
+    basis = basis.reshape(-1, *basis.shape[2:])
+    offset = np.einsum("urc,uc->ur", basis, mean.reshape(len(basis), -1), dtype=np.float64)
+    eights = np.pad(basis, ((0, 0), (0, -basis.shape[1] % 8), (0, 0))).reshape(len(basis), -1, 8, basis.shape[2])
+    return np.ascontiguousarray(eights.swapaxes(2, 3), np.float32), offset.astype(np.float32)
+
+
+@lru_cache(maxsize=128)
+def _turns_back(rope: Rope, place: Place, shape: Shape) -> tuple[F32, F32] | None:
+    turns = rope.turns_back(place, shape)
+    return None if turns is None else (np.ascontiguousarray(turns[0]), np.ascontiguousarray(turns[1]))
 
 
 def _arranged(mean: F32, basis: F32) -> tuple[F32, F32]:

@@ -11,6 +11,7 @@ transport in, findings out; duplicated, reordered and lost summaries change noth
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -138,6 +139,8 @@ class Detector:
         held_back = self._held_back(full)
         ranks = held_back or self._to_blame(full)
         slow_links = None if held_back else self._slow_links(full, bool(ranks))
+        if not held_back and _is_small(ranks, slow_links, full):
+            ranks = ()
         if not ranks and slow_links is None:
             if full.longer < DOUBT and not self._doubting:
                 account.follow()
@@ -287,10 +290,20 @@ class Detector:
         seen = self._slow_links(full, bool(ranks))
         if seen is not None and (slow_links is None or seen.says_more_than(slow_links)):
             slow_links = seen
+        if not found.ranks and _is_small(ranks, slow_links, full):
+            ranks = ()
         if (ranks, slow_links) == (found.ranks, found.links):
             return None
         self._open = replace(self._finding(ranks, slow_links, full), since_s=found.since_s)
         return self._open
+
+
+def _is_small(ranks: Sequence[int], slow_links: SlowLinks | None, full: Excess) -> bool:
+    """Whether the others wait so little for these ranks, beside links that are slow, that those explain it: who sends or
+    receives over them works longer for it, too."""
+    if not ranks or slow_links is None:
+        return False
+    return float(full.own[list(ranks)].max()) < excess.BESIDE * float(full.transfer.max())
 
 
 def _closest(at_s: list[float]) -> int:

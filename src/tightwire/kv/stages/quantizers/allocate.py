@@ -23,7 +23,7 @@ import numpy.typing as npt
 from tightwire.errors import ConfigError, FrameError
 from tightwire.kv import tables
 from tightwire.kv.block import F32, U8
-from tightwire.kv.kernels import reference
+from tightwire.kv.kernels import native, reference
 from tightwire.kv.stages.base import (
     OWN,
     STAGES,
@@ -92,15 +92,20 @@ class Allocate(Quantizer):
             raise NotFiniteError("values hold NaN or Inf")
         width = self.width(x.shape[3])
         rows = np.ascontiguousarray(x.swapaxes(2, 3)).reshape(-1, width, x.shape[2])  # [S, width, T]
-        spread = (rows.max(axis=-1).astype(np.float64) - rows.min(axis=-1)) ** 2
+        return self.channels_quantized(rows, rows.min(axis=-1), rows.max(axis=-1), x.shape, place)
+
+    def channels_quantized(self, rows: F32, low: F32, high: F32, shape: tuple[int, ...], place: Place) -> Quantized:
+        """`quantize` of finite values `shape` as rows `[S, width, T]`, whose minima and maxima `[S, width]` are known."""
+        spread = (high.astype(np.float64) - low) ** 2
         if self.table != OWN:
-            spread *= self._held(x.shape, place).reshape(-1, width)
+            spread *= self._held(shape, place).reshape(spread.shape)
         chosen = spend(spread.mean(axis=-1), self.centibits / 100)
-        symbols, lo, step = reference.quantize(rows, x.shape[2], MENU[chosen])
-        if ((lo & 0x7F80) == 0x7F80).any() or (step >= 0x7F80).any():
+        levels = MENU[chosen]
+        done = native.quantize_rows(rows.reshape(-1, rows.shape[-1]), low.reshape(-1), high.reshape(-1), levels)
+        if done is None:
             raise NotFiniteError("values hold a range that bf16 parameters cannot express")
-        params = chosen.tobytes() + lo.tobytes() + step.tobytes()
-        return Quantized(symbols.reshape(len(rows), -1), MENU[chosen], params)
+        symbols, lo, step = done
+        return Quantized(symbols.reshape(len(rows), -1), levels, chosen.tobytes() + lo.tobytes() + step.tobytes())
 
     def layout(self, data: memoryview, shape: Shape, place: Place) -> Layout:
         width = self.width(shape[3])

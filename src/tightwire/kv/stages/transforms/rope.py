@@ -67,6 +67,14 @@ class Rope(Transform):
         cos, sin = _turns(inv_freq.tobytes(), place.token_start, shape[2])
         return (cos, sin) if scale == 1 else (cos * scale, sin * scale)
 
+    def turns_back(self, place: Place, shape: Shape) -> tuple[F32, F32] | None:
+        """By which `forward` rotates; None for V."""
+        turns = self.turns(place, shape)
+        if turns is None:
+            return None
+        scale = self._frequencies(shape[3])[1] ** 2
+        return turns[0] / scale, -turns[1] / scale
+
     def _frequencies(self, dim: int) -> tuple[npt.NDArray[np.float64], np.float32]:
         """(inv_freq `[D/2]`, scale); MissingTableError when the table is for another D."""
         if self.table == OWN:
