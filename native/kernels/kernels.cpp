@@ -330,6 +330,6 @@ NB_MODULE(_kernels, m) {
           },
           "rest"_a, "data"_a, "out"_a, "isa"_a = "");
 
-    bind_allocated(m);
+    bind_projected(m);
     bind_place(m);
 }

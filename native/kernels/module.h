@@ -28,7 +28,7 @@ template <class V> void check_strides(const V& values) {
 }
 template <class V> auto* segment(const V& values, size_t s) { return values.data() + int64_t(s) * values.stride(0); }
 
-void bind_allocated(nb::module_& m);
+void bind_projected(nb::module_& m);
 void bind_place(nb::module_& m);
 
 }  // namespace tightwire

@@ -16,10 +16,15 @@ from tightwire.kv.stages.transforms.pca import Pca
 from tightwire.kv.strategy import Chain, Strategy
 
 CHAINS = [
-    f"{turn}{pca}+allocate:centibits={bits},channels={channels}+rans"
+    f"{turn}{rest}+rans"
     for turn in ("", "rope:theta=10000+")
-    for pca, bits, channels in (("pca:over=dim,keep=50", 250, 16), ("pca:over=heads,keep=25", 175, 8), ("pca:over=dim,keep=100", 700, 1))
-]
+    for rest in (
+        "pca:over=dim,keep=50+allocate:centibits=250,channels=16", "pca:over=heads,keep=25+allocate:centibits=175,channels=8",
+        "pca:over=dim,keep=100+allocate:centibits=700,channels=1", "pca:over=dim,keep=50+deadzone:step=80,channels=8",
+        "pca:over=heads,keep=100+deadzone:step=5,channels=3",
+    )
+]  # fmt: skip
+QUANTIZERS = ("allocate:centibits=300,channels=8", "deadzone:step=60,channels=8")
 
 
 def chain(text: str) -> Chain:
@@ -80,7 +85,7 @@ def test_tables_are_kept_by_their_content_and_layers() -> None:
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_a_damaged_payload_is_refused_by_both_or_by_neither(isa: str, draw: st.DataObject) -> None:
-    text, place, shape = CHAINS[1], Place(0, 7, "k"), (2, 2, 40, 64)
+    text, place, shape = draw.draw(st.sampled_from([CHAINS[1], CHAINS[3]])), Place(0, 7, "k"), (2, 2, 40, 64)
     data = bytearray(payload(near(shape, 0), text, place))
     after_side = 4 + int.from_bytes(data[:4], "little")
     for _ in range(draw.draw(st.integers(1, 3))):
@@ -114,16 +119,16 @@ def test_values_past_the_range_are_clipped() -> None:
 @pytest.mark.parametrize("isa", native.ISAS)
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(0, 2**31), st.booleans(), st.sampled_from([("dim", 50), ("heads", 25), ("heads", 13)]), st.integers(1, 3),
+    st.integers(0, 2**31), st.booleans(), st.sampled_from(QUANTIZERS), st.sampled_from([("dim", 50), ("heads", 25), ("heads", 13)]), st.integers(1, 3),
     st.integers(1, 70), st.sampled_from([32, 64, 96, 128]), st.sampled_from(["k", "v"]), st.integers(0, 5000),
 )  # fmt: skip
 def test_coordinates_are_those_of_the_stages(
-    isa: str, seed: int, turned: bool, pca: tuple[str, int], heads: int, tokens: int, dim: int, side: str, start: int
+    isa: str, seed: int, turned: bool, quantizer: str, pca: tuple[str, int], heads: int, tokens: int, dim: int, side: str, start: int
 ) -> None:
     over, keep = pca
     sample = near((3, heads, 2 * heads * dim, dim), seed).float().numpy()
     table = Pca(over=over, keep=keep).calibrate([sample], "m")  # type: ignore[arg-type]
-    text = f"{'rope:theta=10000+' if turned else ''}pca:over={over},keep={keep},table={table.name}+allocate:centibits=300,channels=8+rans"
+    text = f"{'rope:theta=10000+' if turned else ''}pca:over={over},keep={keep},table={table.name}+{quantizer}+rans"
     shape, place = (2, heads, tokens, dim), Place(1, start, side)  # type: ignore[arg-type]
     stages = chain(text).stages
     if not projected.covers(stages, shape, torch.bfloat16, place):

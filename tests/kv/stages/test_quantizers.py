@@ -15,8 +15,10 @@ from tightwire.kv.codec import decode_block, encode_block
 from tightwire.kv.frame import Frame, parse
 from tightwire.kv.kernels import reference
 from tightwire.kv.stages.base import NotFiniteError, Place, Quantized, Quantizer
+from tightwire.kv.stages.codecs.rans import Rans
 from tightwire.kv.stages.quantizers import groups
 from tightwire.kv.stages.quantizers.allocate import MENU, Allocate, spend
+from tightwire.kv.stages.quantizers.deadzone import Deadzone
 from tightwire.kv.stages.quantizers.fp8 import Fp8
 from tightwire.kv.stages.quantizers.mixed import Mixed
 from tightwire.kv.stages.quantizers.nonuniform import Nonuniform, lloyd, normal
@@ -30,6 +32,7 @@ QUANTIZERS: list[Quantizer] = [
     *(Nonuniform(levels, book, axis, 24) for levels in (3, 16, 256) for book in ("lloyd", "normal") for axis in AXES),
     *(Fp8(form, axis, 24) for form in ("e4m3", "e5m2") for axis in AXES),
     *(Allocate(bits, channels) for bits in (100, 250, 800) for channels in (1, 16, 24, 256)),
+    *(Deadzone(step, channels) for step in (5, 100, 300) for channels in (1, 8, 24, 256)),
 ]
 
 
@@ -90,7 +93,7 @@ def test_errors_are_within_the_bound(x: F32, stage: Quantizer) -> None:
     try:
         q, got = through(stage, x)
     except NotFiniteError:
-        assert np.ptp(x.astype(np.float64)) > 3e38
+        assert np.ptp(x.astype(np.float64)) > (2.0**126 if isinstance(stage, Deadzone) else 3e38)
         return
     wide = x.astype(np.float64)
     most = np.finfo(np.float32).max
@@ -111,6 +114,10 @@ def test_errors_are_within_the_bound(x: F32, stage: Quantizer) -> None:
         lo = np.abs(cell_wise(stage, wide, "min")) * 2.0**-7
         top = (q.levels.astype(np.float64) - 1).reshape(*x.shape[:2], 1, 1)
         bound = (spread + lo) / top / 2 * 1.01 + slack
+    elif isinstance(stage, Deadzone):
+        power = np.sqrt(np.square(wide).mean(axis=(2, 3), keepdims=True))
+        largest = np.abs(wide).max(axis=(2, 3), keepdims=True)
+        bound = 0.6 * 1.032 * np.maximum(stage.step / 100 * power, largest / 108) + slack
     else:
         assert isinstance(stage, Allocate)
         spread = np.ptp(wide, axis=2, keepdims=True) + np.abs(wide.min(axis=2, keepdims=True)) * 2.0**-7
@@ -155,7 +162,7 @@ def test_bad_bytes_are_a_frame_error(stage: Quantizer, junk: bytes, at: int, val
             assert error.reason == "payload"
 
 
-@pytest.mark.parametrize("stage", [Nonuniform(), Fp8(), Allocate(), Mixed()], ids=str)
+@pytest.mark.parametrize("stage", [Nonuniform(), Fp8(), Allocate(), Deadzone(), Mixed()], ids=str)
 def test_parameters_that_no_encoder_writes_are_refused(stage: Quantizer) -> None:
     x = np.random.default_rng(0).standard_normal((1, 2, 4, 64), np.float32)
     q = stage.quantize(x, HERE)
@@ -274,6 +281,35 @@ def test_allocate_refuses_levels_past_the_budget() -> None:
             stage.layout(memoryview(params), shape, HERE)
 
 
+@pytest.mark.parametrize(("centibits", "step"), [(150, 100), (200, 50), (250, 24)])
+def test_deadzone_behind_an_entropy_coder_beats_allocate(centibits: int, step: int) -> None:
+    x, size, error = uneven(3, (2, 2, 128, 64)), [], []
+    for stage in (Allocate(centibits, 8), Deadzone(step, 8)):
+        q, got = through(stage, x)
+        size.append(len(q.params) + len(Rans().encode(q.symbols, q.levels)))
+        relative = np.square(got - x).sum(axis=(2, 3)) / np.square(x).sum(axis=(2, 3))
+        error.append(relative.mean())
+    assert size[1] < 0.8 * size[0]
+    assert error[1] < error[0]
+
+
+def test_deadzone_gives_small_channels_nothing() -> None:
+    x = uneven(4, (1, 2, 64, 64))
+    x[..., :32] *= 1e-3
+    q, got = through(Deadzone(50, 8), x)
+    assert (q.levels.reshape(2, 8)[:, :4] == 2).all()
+    assert not got[..., :32].any()
+    assert not Deadzone().quantize(np.zeros((1, 1, 4, 8), np.float32), HERE).symbols.any()
+
+
+def test_deadzone_refuses_steps_that_are_not_finite() -> None:
+    stage, shape = Deadzone(), (1, 1, 8, 64)
+    params = bytearray(stage.quantize(uneven(0, shape), HERE).params)
+    for bits in (0x7F80, 0x7F00, 0x8000, 0xBF80):  # infinite, its multiple is, and negative ones
+        with pytest.raises(FrameError, match="not finite"):
+            stage.layout(memoryview(bits.to_bytes(2, "little") + bytes(params[2:])), shape, HERE)
+
+
 @pytest.mark.parametrize(("share", "low"), [(0, 0), (50, 8), (80, 13), (100, 16)])
 @pytest.mark.parametrize("by", ["head", "layer"])
 def test_mixed_puts_its_share_of_heads_low(share: int, low: int, by: str) -> None:
@@ -326,8 +362,8 @@ def test_calibrate_save_load_use(stage: Mixed | Allocate, tmp_path: Path, monkey
 def test_settings_out_of_range_are_refused() -> None:
     for wrong in (
         lambda: Mixed(high=4, low=6), lambda: Mixed(share=101), lambda: Nonuniform(257), lambda: Nonuniform(2, "normal"),
-        lambda: Nonuniform(axis="row"), lambda: Allocate(99), lambda: Allocate(801), lambda: Allocate(channels=0),
-        lambda: Fp8("e3m4"), lambda: Fp8(group=0),
+        lambda: Nonuniform(axis="row"), lambda: Allocate(99), lambda: Allocate(801), lambda: Allocate(channels=0), lambda: Deadzone(0),
+        lambda: Deadzone(1001), lambda: Deadzone(channels=0), lambda: Fp8("e3m4"), lambda: Fp8(group=0),
     ):  # fmt: skip
         with pytest.raises(ConfigError):
             wrong()

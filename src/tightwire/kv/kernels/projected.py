@@ -1,5 +1,5 @@
-"""Chains through principal components, of bf16 on the host: [rope] → pca → allocate → rans, decoded in one pass, encoded in
-three (coordinates; levels; symbols and their code).
+"""Chains through principal components, of bf16 on the host: [rope] → pca → allocate or deadzone → rans, decoded in one pass
+once the parameters are read, encoded in three (coordinates; parameters and symbols; their code).
 
 Equal to the stages within the rounding of fp32 sums: as there, the order of a product's sum is the machine's own.
 """
@@ -15,7 +15,7 @@ from tightwire.kv.block import F32
 from tightwire.kv.kernels import native
 from tightwire.kv.stages.base import OWN, Buffer, Place, Shape, Stage, split_side
 from tightwire.kv.stages.codecs.rans import Rans
-from tightwire.kv.stages.quantizers.allocate import MENU, MENU_BITS, Allocate
+from tightwire.kv.stages.quantizers.channels import Channels
 from tightwire.kv.stages.transforms.pca import Pca
 from tightwire.kv.stages.transforms.rope import Rope
 
@@ -25,9 +25,9 @@ def covers(stages: tuple[Stage, ...], shape: Shape, dtype: torch.dtype, place: P
     if dtype is not torch.bfloat16:
         return False
     match stages:
-        case [Pca(), Allocate(), Rans(table="own")]:
+        case [Pca(), Channels(), Rans(table="own")]:
             return shape[3] % 32 == 0
-        case [Rope(), Pca(), Allocate(), Rans(table="own")]:
+        case [Rope(), Pca(), Channels(), Rans(table="own")]:
             return shape[3] % (64 if place.side == "k" else 32) == 0
         case _:
             return False
@@ -35,9 +35,9 @@ def covers(stages: tuple[Stage, ...], shape: Shape, dtype: torch.dtype, place: P
 
 def decode(data: memoryview, stages: tuple[Stage, ...], shape: Shape, place: Place, isa: str = "") -> torch.Tensor:
     """As `codec.decode_tensor`, for what `covers` says."""
-    *before, pca, allocate, _ = stages
+    *before, pca, quantizer, _ = stages
     assert isinstance(pca, Pca)
-    assert isinstance(allocate, Allocate)
+    assert isinstance(quantizer, Channels)
     if pca.table == OWN:
         side, data = split_side(data)
         mean, basis = _arranged(*pca.space(side, place, shape))
@@ -45,9 +45,10 @@ def decode(data: memoryview, stages: tuple[Stage, ...], shape: Shape, place: Pla
         mean, basis = _held(pca, Place(place.layer_start, 0, place.side), (shape[0], shape[1], 1, shape[3]))
     turns = _turns(before[0], place, shape) if before and isinstance(before[0], Rope) else None
     out = torch.empty(shape, dtype=torch.bfloat16)
-    native.decode_allocated(
-        np.frombuffer(data, np.uint8), allocate.segments(pca.out_shape(shape)), MENU, MENU_BITS, allocate.budget,
-        basis, mean, turns, native.segments(out), isa,
+    found = quantizer.parameters(data, pca.out_shape(shape))
+    native.decode_projected(
+        np.frombuffer(data[found.size :], np.uint8), found.levels, found.lo, found.step, basis, mean, turns,
+        native.segments(out), isa,
     )  # fmt: skip
     return out
 
@@ -55,9 +56,9 @@ def decode(data: memoryview, stages: tuple[Stage, ...], shape: Shape, place: Pla
 def encode(x: torch.Tensor, stages: tuple[Stage, ...], place: Place, isa: str = "") -> list[Buffer] | None:
     """As `codec.encode_tensor`, for what `covers` says; None where the stages must do it: with directions of its own, and
     for values that are not finite or above 2^100."""
-    *before, pca, allocate, rans = stages
+    *before, pca, quantizer, rans = stages
     assert isinstance(pca, Pca)
-    assert isinstance(allocate, Allocate)
+    assert isinstance(quantizer, Channels)
     assert isinstance(rans, Rans)
     if pca.table == OWN:
         return None
@@ -69,8 +70,9 @@ def encode(x: torch.Tensor, stages: tuple[Stage, ...], place: Place, isa: str = 
         return None
     y, low, high = done
     into = pca.out_shape(shape)
-    width = allocate.width(into[3])
-    q = allocate.channels_quantized(y.reshape(-1, width, shape[2]), low.reshape(-1, width), high.reshape(-1, width), into, place)
+    width = quantizer.width(into[3])
+    rows, low, high = y.reshape(-1, width, shape[2]), low.reshape(-1, width), high.reshape(-1, width)
+    q = quantizer.rows_quantized(rows, low, high, into, place)
     return [q.params, rans.encode(q.symbols, q.levels)]
 
 

@@ -30,7 +30,7 @@ Bools = npt.NDArray[np.bool_]
 Part = tuple[Stage, ...]
 H = TypeVar("H", bound=Hashable)
 
-_FINER = {"levels": 1, "high": 1, "low": 1, "centibits": 1, "keep": 1, "permille": 1, "rank": 1, "share": -1}
+_FINER = {"levels": 1, "high": 1, "low": 1, "centibits": 1, "keep": 1, "permille": 1, "rank": 1, "share": -1, "step": -1}
 
 
 @dataclass(frozen=True)
@@ -188,10 +188,11 @@ def _k_sides(calibrated: Calibrated) -> list[str]:
     sides += [f"allocate:centibits={bits}" for bits in (200, 250, 300, 400)]
     sides += [f"{rope}allocate:centibits={bits}" for bits in (175, 200, 250, 300, 400)]
     sides += [
-        f"{rope}pca:over=heads,keep={keep},table={pca}+allocate:centibits={bits},channels=8"
-        for keep in (50, 75, 100)
-        for bits in (150, 175, 200, 250, 300, 400)
+        f"{rope}pca:over=heads,keep={keep},table={pca}+{quantizer}"
+        for keep, steps in ((50, (100, 125, 150)), (75, (80, 100, 125, 150, 200)), (100, (25, 40, 60, 80, 100, 125, 150, 200)))
+        for quantizer in [f"deadzone:step={step}" for step in steps]
     ]
+    sides += [f"{rope}pca:over=heads,table={pca}+allocate:centibits={bits},channels=8" for bits in (200, 300)]
     return sides
 
 
@@ -206,10 +207,11 @@ def _v_sides(calibrated: Calibrated) -> list[str]:
     sides += ["outliers:by=token+uniform:levels=4"]
     sides += [f"allocate:centibits={bits}" for bits in (130, 150, 200, 250, 300)]
     sides += [
-        f"pca:over=heads,keep={keep},table={pca}+allocate:centibits={bits},channels=8"
-        for keep in (50, 75, 100)
-        for bits in (130, 150, 175, 200, 250, 300)
+        f"pca:over=heads,keep={keep},table={pca}+{quantizer}"
+        for keep, steps in ((50, (80, 100, 125, 150)), (75, (80, 100, 125, 150, 200)), (100, (40, 60, 80, 100, 125, 150, 200)))
+        for quantizer in [f"deadzone:step={step}" for step in steps]
     ]
+    sides += [f"pca:over=heads,table={pca}+allocate:centibits={bits},channels=8" for bits in (150, 200)]
     return sides
 
 

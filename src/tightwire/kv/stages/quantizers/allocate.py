@@ -1,9 +1,8 @@
 """`allocate`: levels for every (layer, head, group of channels), so that a budget of bits leaves the least distortion.
 
 Reverse water-filling (Cover & Thomas, section 10.3.3) over a menu of level counts, as KVTC allocates bits to principal
-components (arXiv 2511.01815, section on adaptive quantization). A segment is one group of neighbouring channels of a
-head: S = L·H·G segments of N = T·width symbols, channel after channel; width is the largest divisor of D up to
-`channels`. Each channel has lo and step as `uniform` with axis channel has, and its bound: |error| ≤ step / 2.
+components (arXiv 2511.01815, section on adaptive quantization). Segments as in `channels`. Each channel has lo and step
+as `uniform` with axis channel has, and its bound: |error| ≤ step / 2.
 
 A min-max quantizer leaves w / (levels - 1)² with w = the mean squared range of the segment's channels (a table's weights
 multiply it). That is convex in log2 levels, so the best choice takes the steps through the menu in the order of
@@ -23,22 +22,20 @@ import numpy.typing as npt
 from tightwire.errors import ConfigError, FrameError
 from tightwire.kv import tables
 from tightwire.kv.block import F32, U8
-from tightwire.kv.kernels import native, reference
+from tightwire.kv.kernels import native
 from tightwire.kv.stages.base import (
     OWN,
     STAGES,
-    Layout,
     NotFiniteError,
     Place,
     Quantized,
-    Quantizer,
     Shape,
     Stage,
     read_array,
-    require_bytes,
     require_range,
 )
 from tightwire.kv.stages.quantizers import groups
+from tightwire.kv.stages.quantizers.channels import Channels, Parameters
 
 MENU = np.array([2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256], np.uint16)  # appended to, never changed: wire format
 MENU_BITS = np.log2(MENU)
@@ -48,7 +45,7 @@ _CELLS = groups.Cells("channel", 1)
 
 @STAGES.register("allocate")
 @dataclass(frozen=True)
-class Allocate(Quantizer):
+class Allocate(Channels):
     """`centibits`: bits for each value, times 100; `channels`: how many share their number of levels; `table`: `own`
     (least squared error of this block) or the name of one of kind `allocate`."""
 
@@ -75,27 +72,12 @@ class Allocate(Quantizer):
         whole = np.repeat(weight[:, :, None], samples[0].shape[3], axis=2).astype(np.float32)
         return tables.Table.make(self.name, model, weight=whole)
 
-    def width(self, dim: int) -> int:
-        """Channels of a segment."""
-        return next(width for width in range(min(self.channels, dim), 0, -1) if dim % width == 0)
-
-    def segments(self, shape: Shape) -> int:
-        return shape[0] * shape[1] * shape[3] // self.width(shape[3])
-
     @property
     def budget(self) -> float:
         """Bits that the levels may take for each value, on average."""
         return self.centibits / 100 + 1e-9
 
-    def quantize(self, x: F32, place: Place) -> Quantized:
-        if not np.isfinite(x).all():
-            raise NotFiniteError("values hold NaN or Inf")
-        width = self.width(x.shape[3])
-        rows = np.ascontiguousarray(x.swapaxes(2, 3)).reshape(-1, width, x.shape[2])  # [S, width, T]
-        return self.channels_quantized(rows, rows.min(axis=-1), rows.max(axis=-1), x.shape, place)
-
-    def channels_quantized(self, rows: F32, low: F32, high: F32, shape: tuple[int, ...], place: Place) -> Quantized:
-        """`quantize` of finite values `shape` as rows `[S, width, T]`, whose minima and maxima `[S, width]` are known."""
+    def rows_quantized(self, rows: F32, low: F32, high: F32, shape: tuple[int, ...], place: Place) -> Quantized:
         spread = (high.astype(np.float64) - low) ** 2
         if self.table != OWN:
             spread *= self._held(shape, place).reshape(spread.shape)
@@ -107,24 +89,15 @@ class Allocate(Quantizer):
         symbols, lo, step = done
         return Quantized(symbols.reshape(len(rows), -1), levels, chosen.tobytes() + lo.tobytes() + step.tobytes())
 
-    def layout(self, data: memoryview, shape: Shape, place: Place) -> Layout:
-        width = self.width(shape[3])
-        segments = self.segments(shape)
+    def parameters(self, data: memoryview, shape: Shape) -> Parameters:
+        segments, channels = self.segments(shape), shape[0] * shape[1] * shape[3]
         chosen: U8 = read_array("the levels of the segments", data, "u1", (segments,))
         if chosen.max() >= len(MENU):
             raise FrameError("payload", f"{chosen.max()} is not an index into the {len(MENU)} level counts")
         if MENU_BITS[chosen].mean() > self.budget:
             raise FrameError("payload", f"the levels take more than {self.centibits / 100} bits for each value")
-        return Layout(MENU[chosen], width * shape[2], segments + _CELLS.params_bytes(shape))
-
-    def dequantize(self, q: Quantized, shape: Shape, place: Place) -> F32:
-        segments, dim, tokens = len(q.levels), shape[3], shape[2]
-        require_bytes("the parameters", q.params, segments + _CELLS.params_bytes(shape))
-        lo, step = groups.read(memoryview(q.params)[segments:], shape, _CELLS)
-        rows = q.symbols.reshape(segments, -1, tokens)
-        with np.errstate(over="ignore"):
-            x = reference.dequantize(rows, lo, step, tokens, q.levels)
-        return np.ascontiguousarray(x.reshape(shape[0], shape[1], dim, tokens).swapaxes(2, 3))
+        lo, step = groups.read(data[segments : segments + 4 * channels], shape, _CELLS)
+        return Parameters(MENU[chosen], lo, step, segments + 4 * channels)
 
     def _held(self, shape: tuple[int, ...], place: Place) -> F32:
         """The table's weights `[L, H, D]`; MissingTableError when it does not cover them."""

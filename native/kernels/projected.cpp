@@ -1,5 +1,5 @@
-// Payloads of the quantizer `allocate` behind principal components -> bf16: levels, parameters, symbols, then the
-// kernel `reconstruct` for each layer, or each head of it. And the way there: coordinates (`project`), then their symbols.
+// What is sent behind principal components -> bf16: symbols, then the kernel `reconstruct` for each layer, or each head of
+// it. And the way there: coordinates (`project`), then their symbols where rows have ranges of their own (`quantize_rows`).
 #include <nanobind/stl/string.h>
 
 #include <atomic>
@@ -13,13 +13,13 @@
 
 using namespace nanobind::literals;
 
-void tightwire::bind_allocated(nb::module_& m) {
-    m.def("decode_allocated",
-          [](Array<const uint8_t, 1> data, size_t segments, Array<const uint16_t, 1> menu, Array<const double, 1> bits,
-             double budget, Array<const float, 4> basis, Array<const float, 2> mean, Array<const float, 2> cos,
-             Array<const float, 2> sin, ValuesOut out, const std::string& isa) -> std::string {
+void tightwire::bind_projected(nb::module_& m) {
+    m.def("decode_projected",
+          [](Array<const uint8_t, 1> data, Array<const uint16_t, 1> levels, Array<const uint16_t, 1> lo, Array<const uint16_t, 1> step,
+             Array<const float, 4> basis, Array<const float, 2> mean, Array<const float, 2> cos, Array<const float, 2> sin,
+             ValuesOut out, const std::string& isa) -> std::string {
               const size_t units = basis.shape(0), features = basis.shape(1) * 32, directions = basis.shape(2);
-              const size_t tokens = out.shape(1), dim = out.shape(2), channels = units * directions;
+              const size_t tokens = out.shape(1), dim = out.shape(2), channels = units * directions, segments = levels.shape(0);
               check_strides(out);
               require(channels && tokens && dim && dim % 32 == 0 && features && features % dim == 0 && basis.shape(3) == 32,
                       "basis must be [units, features / 32, directions, 32], head_dim a multiple of 32 that divides the features");
@@ -30,32 +30,21 @@ void tightwire::bind_allocated(nb::module_& m) {
                   require(turns ? angles->shape(0) == tokens && 2 * angles->shape(1) == dim && dim % 64 == 0
                                 : angles->shape(0) == 0,
                           "cos and sin must be [tokens, dim / 2], dim a multiple of 64, or empty");
-              require(segments && channels % segments == 0, "segments must hold equally many channels");
-              require(menu.shape(0) && bits.shape(0) == menu.shape(0), "bits must be one for each of the menu");
+              require(segments && channels % segments == 0, "levels must be one for equally many channels");
+              require(lo.shape(0) == channels && step.shape(0) == channels, "lo and step must be one for each channel");
+              for (size_t s = 0; s < segments; ++s)
+                  require(levels.data()[s] >= 2 && levels.data()[s] <= 256, "levels must be 2 to 256");
               const Kernels& k = choose(isa);
               nb::gil_scoped_release release;
-              const size_t params_bytes = segments + 4 * channels;
-              if (data.shape(0) < params_bytes) return "the parameters take more bytes than there are";
-              std::vector<uint16_t> levels(segments), lo(channels), step(channels);
-              double spent = 0;
-              for (size_t s = 0; s < segments; ++s) {
-                  const size_t chosen = data.data()[s];
-                  if (chosen >= menu.shape(0)) return "an index is beyond the level counts";
-                  levels[s] = menu.data()[chosen];
-                  spent += bits.data()[chosen];
-              }
-              if (spent > budget * double(segments)) return "the levels take more bits than the strategy has";
-              std::memcpy(lo.data(), data.data() + segments, 2 * channels);
-              std::memcpy(step.data(), data.data() + segments + 2 * channels, 2 * channels);
               for (size_t c = 0; c < channels; ++c)
-                  if ((lo[c] & 0x7FFF) >= 0x7F80 || step[c] >= 0x7F80) return "a group's parameters are not finite";
+                  if ((lo.data()[c] & 0x7FFF) >= 0x7F80 || step.data()[c] >= 0x7F80) return "a group's parameters are not finite";
               const size_t count = channels / segments * tokens;
               std::vector<uint8_t> symbols(channels * tokens);
-              const std::string wrong = decode_runs(k, {segments, count, levels.data(), nullptr}, data.data() + params_bytes,
-                                              data.shape(0) - params_bytes, [&](size_t s, const uint8_t* from) {
-                                                  std::memcpy(symbols.data() + s * count, from, count);
-                                                  return true;  // a table holds no symbol at or above its level count
-                                              });
+              const std::string wrong = decode_runs(k, {segments, count, levels.data(), nullptr}, data.data(), data.shape(0),
+                                                    [&](size_t s, const uint8_t* from) {
+                                                        std::memcpy(symbols.data() + s * count, from, count);
+                                                        return true;  // a table holds no symbol at or above its level count
+                                                    });
               if (!wrong.empty()) return wrong;
               parallel(units, [&](size_t u) {
                   const Coordinates coordinates{symbols.data() + u * directions * tokens, lo.data() + u * directions,
@@ -67,8 +56,7 @@ void tightwire::bind_allocated(nb::module_& m) {
               });
               return {};
           },
-          "data"_a, "segments"_a, "menu"_a, "bits"_a, "budget"_a, "basis"_a, "mean"_a, "cos"_a, "sin"_a, "out"_a,
-          "isa"_a = "");
+          "data"_a, "levels"_a, "lo"_a, "step"_a, "basis"_a, "mean"_a, "cos"_a, "sin"_a, "out"_a, "isa"_a = "");
     m.def("project",
           [](Values values, Array<const float, 4> basis, Array<const float, 2> offset, Array<const float, 2> cos,
              Array<const float, 2> sin, Array<float, 3> y, Array<float, 2> low, Array<float, 2> high,

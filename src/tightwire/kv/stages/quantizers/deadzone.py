@@ -1,0 +1,94 @@
+"""`deadzone`: one step for all channels of a layer's head, with a wide zero; the entropy coder makes bits of it.
+
+Behind an entropy coder equal steps are near the best for all channels, whatever their spread (Gish & Pierce,
+Asymptotically efficient quantizing, 1968; with a wide zero: JPEG 2000, ISO 15444-1, Annex E): bits go where the spread
+is, channels below the step cost almost none, and none has parameters of its own. `allocate` fixes the bits and takes the
+error that comes; this fixes the error and takes the bits. It is for values around zero, as principal components are.
+
+Δ = `step` % of the root mean square of the layer's head, at least its largest magnitude / 108, rounded to 5 significant
+bits. q = x / Δ with 0.4 added to its magnitude, cut towards zero, so |error| ≤ 0.6 Δ. Segments as in `channels`; a
+segment's peak m is max |q|, rounded up to 3 significant bits; its symbols are q + m, of 2m + 1 levels (2 where m is 0).
+lo = -m Δ has 8 significant bits: it is bf16 as Δ is. Payload parameters: Δ of each layer's head, bf16; then an index
+into the peaks, one byte for each segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tightwire.errors import FrameError
+from tightwire.kv.block import F32, U8, U16
+from tightwire.kv.kernels import reference
+from tightwire.kv.stages import subspace
+from tightwire.kv.stages.base import STAGES, NotFiniteError, Place, Quantized, Shape, Stage, read_array, require_range
+from tightwire.kv.stages.quantizers.channels import Channels, Parameters
+
+PEAKS: U8 = np.array(
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112], np.uint8
+)  # never changed: wire format
+_LEVELS: U16 = np.maximum(2 * PEAKS.astype(np.uint16) + 1, 2)
+_ROUNDING = np.float32(0.4)
+_MOST = 108.0  # 1.6 % more for the rounding of the step is below the largest peak
+_LEAST = 2.0**-126  # the smallest normal bf16
+_LARGEST = 2.0**126  # what is larger might have a lo that is not finite
+
+
+@STAGES.register("deadzone")
+@dataclass(frozen=True)
+class Deadzone(Channels):
+    """`step`: percent of the root mean square; `channels`: how many share a peak."""
+
+    name = "deadzone"
+    step: int = 100
+    channels: int = 8
+
+    def __post_init__(self) -> None:
+        require_range("deadzone: step", self.step, 1, 1000)
+        require_range("deadzone: channels", self.channels, 1, 65536)
+
+    @classmethod
+    def variants(cls) -> list[Stage]:
+        return [cls(step) for step in (20, 40, 60, 80, 100, 150, 200)]
+
+    def rows_quantized(self, rows: F32, low: F32, high: F32, shape: tuple[int, ...], place: Place) -> Quantized:
+        heads = shape[0] * shape[1]
+        largest = np.maximum(-low, high).max(axis=1)  # [S]
+        if largest.max() > _LARGEST:
+            raise NotFiniteError("values hold a range that bf16 parameters cannot express")
+        of_head = largest.reshape(heads, -1).max(axis=1).astype(np.float64)
+        flat = rows.reshape(heads, -1)
+        power = np.einsum("hn,hn->h", flat, flat, dtype=np.float64) / flat.shape[1]
+        step = _short(np.maximum(np.maximum(self.step / 100 * np.sqrt(power), of_head / _MOST), _LEAST))
+        inverse = np.repeat((1 / step).astype(np.float32), len(rows) // heads)
+        scaled = rows * inverse[:, None, None]
+        scaled += np.copysign(_ROUNDING, scaled)
+        chosen = np.searchsorted(PEAKS, (largest * inverse + _ROUNDING).astype(np.uint8)).astype(np.uint8)
+        symbols = scaled.astype(np.int8).view(np.uint8) + PEAKS[chosen][:, None, None]  # modulo 256, as it should
+        params = subspace.nearest_bf16(step.astype(np.float32)).tobytes() + chosen.tobytes()
+        return Quantized(symbols.reshape(len(rows), -1), _LEVELS[chosen], params)
+
+    def parameters(self, data: memoryview, shape: Shape) -> Parameters:
+        heads, segments = shape[0] * shape[1], self.segments(shape)
+        step: U16 = read_array("the steps", data, "u2", (heads,))
+        chosen: U8 = read_array("the peaks of the segments", data, "u1", (segments,), 2 * heads)
+        if chosen.max() >= len(PEAKS):
+            raise FrameError("payload", f"{chosen.max()} is not an index into the {len(PEAKS)} peaks")
+        if (step >= 0x7F80).any():
+            raise FrameError("payload", "a head's step is negative or not finite")
+        each = np.repeat(step, segments // heads)
+        with np.errstate(over="ignore"):
+            lo = reference.from_bf16(each) * -PEAKS[chosen].astype(np.float32)
+        if not np.isfinite(lo).all():
+            raise FrameError("payload", "the largest multiple of a head's step is not finite")
+        width = self.width(shape[3])
+        return Parameters(_LEVELS[chosen], np.repeat(subspace.nearest_bf16(lo), width), np.repeat(each, width), 2 * heads + segments)
+
+
+def _short(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """`x` rounded to 5 significant bits."""
+    mantissa, exponent = np.frexp(x)
+    rounded: npt.NDArray[np.float64] = np.ldexp(np.rint(mantissa * 32) / 32, exponent)
+    return rounded
