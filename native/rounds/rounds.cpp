@@ -1,5 +1,5 @@
-// Python module tightwire._rounds: calls, as they are in digests, into the cells of their rounds. See ccl/rounds.py for
-// what the tables are.
+// Python module tightwire._rounds: calls, as they are in digests, to and from the wire (calls.cpp) and into the cells of
+// their rounds. See ccl/rounds.py for what the tables are.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "calls.h"
+
 namespace nb = nanobind;
 using namespace nb::literals;
 
@@ -21,24 +23,18 @@ namespace {
 template <class T> using Column = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <class T> using Table = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-struct Call {  // a row of digest.CALL
-    uint32_t sequence, entered_us, ended_us, own_us;
-    uint16_t kind;
-    uint8_t frame, failed;
-};
 struct Cell {  // a row of rounds.CELL
     double entered, ended;
     float own;
     uint32_t kind;
 };
-static_assert(sizeof(Call) == 20 && sizeof(Cell) == 24);
+static_assert(sizeof(Cell) == 24);
 
-constexpr uint32_t UNKNOWN = 0xFFFFFFFF, FAILED = 1u << 31;
+constexpr uint32_t FAILED = 1u << 31;
 
 void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
-
 constexpr size_t AHEAD = 24;  // calls: the tables are larger than the caches
 
 struct Place {
@@ -147,7 +143,9 @@ std::vector<std::pair<int64_t, int64_t>> take(
 }  // namespace
 
 NB_MODULE(_rounds, m) {
-    m.doc() = "Calls into the cells of their rounds.";
+    m.doc() = "What is done for every call: to and from the wire, into the cells of their rounds.";
+    m.def("shrink", &shrink, "calls"_a);
+    m.def("restore", &restore, "shrunk"_a);
     m.def("take", &take, "calls"_a, "counts"_a, "at_s"_a, "first_frame"_a, "first_kind"_a, "kinds"_a, "slots"_a, "known"_a,
           "group_of"_a, "pair"_a, "of_group"_a, "of_pair"_a, "newest"_a, "ended"_a, "unread"_a, "first"_a, "marks"_a,
           "cells"_a);

@@ -29,7 +29,7 @@ OPEN = np.dtype(
         ("group", "<u8"),
         ("seq", "<u8"),
         ("entered", "<i8"),
-        ("own", "<i8"),
+        ("own_us", "<i8"),
         ("kind", KIND),
     ]
 )
@@ -142,9 +142,9 @@ class Packer:
         calls[:known], entered = self._open, calls[known:]
         entered["key"], entered["rank"], entered["group"] = keys[enters], writers[enters], called["group"]
         entered["seq"], entered["entered"] = called["seq"], times[enters]
-        own = times[enters] - before[enters]
-        own[before[enters] == NONE] = NONE
-        entered["own"] = own
+        own_us = times[enters] // 1000 - before[enters] // 1000  # as a collector would know it from the calls before
+        own_us[before[enters] == NONE] = NONE
+        entered["own_us"] = own_us
         kind = entered["kind"]
         for name, column in (
             ("bytes", "bytes"),
@@ -232,8 +232,8 @@ def _calls(
     calls["sequence"], calls["frame"], calls["kind"], calls["failed"] = done["seq"], frame, kind, failed
     calls["entered_us"] = _ago(now_us, done["entered"])
     calls["ended_us"] = np.where(ended == NONE, UNKNOWN, _ago(now_us, ended))
-    own_us = np.clip(done["own"] // 1000, 0, UNKNOWN - 1)
-    calls["own_us"] = np.where(done["own"] == NONE, UNKNOWN, own_us)
+    own_us = np.clip(done["own_us"], 0, UNKNOWN - 1)
+    calls["own_us"] = np.where(done["own_us"] == NONE, UNKNOWN, own_us)
     return calls, kinds, done["rank"]
 
 

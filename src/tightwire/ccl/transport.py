@@ -35,7 +35,7 @@ class Connection(msgspec.Struct, frozen=True):
     socket: Socket
 
 
-class End(msgspec.Struct, frozen=True):
+class End(msgspec.Struct, frozen=True, array_like=True):
     """A socket of `rank`. `realm` is the network namespace on its machine: loopback addresses mean something only there."""
 
     rank: int

@@ -8,7 +8,7 @@ import pytest
 
 from tightwire.ccl.agent import Agent
 from tightwire.ccl.fleet.answering import Answering
-from tightwire.ccl.fleet.messages import About, Answer, Ask
+from tightwire.ccl.fleet.messages import About, Answer, Ask, unpack_findings
 from tightwire.ccl.inet_diag import Socket
 from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.transport import End
@@ -28,7 +28,7 @@ def test_ends_are_told_of_its_own_ranks_sockets_and_of_what_moved_beside_them(
     answering = Answering(About("job", "host", 1), agent)
     answering.deliver = answers.put
     answering.take(Ask(3, "host", "ends", pids={0: 7, 1: 8}))  # 8 is none of its
-    assert answers.get(timeout=10.0).ends == [End(0, "", moved._replace(inode=7))]
+    assert unpack_findings(answers.get(timeout=10.0).body).ends == [End(0, "", moved._replace(inode=7))]
 
 
 def test_groups_are_described_as_far_as_they_are_known(tmp_path: Path) -> None:
@@ -38,4 +38,4 @@ def test_groups_are_described_as_far_as_they_are_known(tmp_path: Path) -> None:
     answering = Answering(About("job", "host", 1), agent)
     answering.deliver = answers.put
     answering.take(Ask(4, "host", "groups", groups=[5, 6]))
-    assert answers.get(timeout=10.0).groups == [GroupFacts(5, "data", [0, 4])]
+    assert unpack_findings(answers.get(timeout=10.0).body).groups == [GroupFacts(5, "data", [0, 4])]

@@ -3,7 +3,7 @@
 from tests.ccl.fleet.helpers import WORLD, report, sample
 from tightwire.ccl.collector import Collector
 from tightwire.ccl.fleet.hosts import GATHER_S, LOST_S, Hosts
-from tightwire.ccl.fleet.messages import Answer, Ask
+from tightwire.ccl.fleet.messages import Answer, Ask, Findings, pack_findings
 from tightwire.ccl.summary import GroupFacts, RankSample
 from tightwire.core.clock import FakeClock
 
@@ -31,7 +31,7 @@ class Fleet:
         self.asked.append(ask)
         about = report(ask.host, 0, 0.0).about
         facts = [each for each in self.knows.get(ask.host, []) if each.group in ask.groups]
-        self.hosts.take(Answer(about, ask.number, groups=facts), self.clock.now_s())
+        self.hosts.take(Answer(about, ask.number, pack_findings(Findings(groups=facts))), self.clock.now_s())
 
 
 def test_a_group_whose_first_rank_has_no_agent_is_asked_for() -> None:

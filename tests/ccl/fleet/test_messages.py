@@ -11,7 +11,7 @@ from tests.ccl.fleet.helpers import report, sample
 from tightwire.ccl import digest
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.fleet import messages
-from tightwire.ccl.fleet.messages import About, Answer, Ask, Bye, Hello, Report, Taken, Welcome
+from tightwire.ccl.fleet.messages import About, Answer, Ask, Bye, Findings, Hello, Report, Taken, Welcome
 from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.throttling import Throttling
 from tightwire.ccl.transport import End, Socket
@@ -25,9 +25,7 @@ ABOUT = About("job", "host", 7)
     [
         Hello(messages.VERSION, ABOUT, 1.5),
         report("host", 3, 2.0, sample(0, 5)),
-        Answer(ABOUT, 4, Evidence("T", "wait", 0.0, ["a (b:1)"]), Throttling("/g", 0.5, 0.9)),
-        Answer(ABOUT, 5, ends=[End(2, "realm", Socket(9, "10.0.0.1:5", "10.0.0.2:6", 0, False, 0))]),
-        Answer(ABOUT, 6, groups=[GroupFacts(1, "world", [0, 1])]),
+        Answer(ABOUT, 4, b"body"),
         Bye(ABOUT),
     ],
 )
@@ -48,9 +46,21 @@ def test_a_digest_comes_back(acted: list[tuple[list[Action], ...]]) -> None:
     assert messages.unpack(messages.pack(made)) == made
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        Findings(Evidence("T", "wait", 0.0, ["a (b:1)"]), Throttling("/g", 0.5, 0.9)),
+        Findings(ends=[End(2, "realm", Socket(9, "10.0.0.1:5", "10.0.0.2:6", 0, False, 0))]),
+        Findings(reached=["10.0.0.2:6"], groups=[GroupFacts(1, "world", [0, 1])]),
+    ],
+)
+def test_findings_come_back(found: Findings) -> None:
+    assert messages.unpack_findings(messages.pack_findings(found)) == found
+
+
 @given(st.binary(max_size=200))
 def test_noise_is_refused(data: bytes) -> None:
-    for decode in (messages.decode_to_collector, messages.decode_to_agent, messages.unpack):
+    for decode in (messages.decode_to_collector, messages.decode_to_agent, messages.unpack, messages.unpack_findings):
         with pytest.raises(LinkError):
             decode(data)
 
@@ -106,6 +116,13 @@ def test_digests_out_of_range(wrong: dict) -> None:
 
 
 @pytest.mark.parametrize("facts", [GroupFacts(-1, "g", [0]), GroupFacts(1, "g", [digest.MAX_RANKS])])
-def test_answers_out_of_range(facts: GroupFacts) -> None:
+def test_groups_out_of_range(facts: GroupFacts) -> None:
     with pytest.raises(LinkError, match="out of range"):
-        messages.decode_to_collector(messages.encode(Answer(ABOUT, 1, groups=[facts])))
+        messages.unpack_findings(messages.pack_findings(Findings(groups=[facts])))
+
+
+def test_more_ends_than_a_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "MAX_ENDS", 1)
+    end = End(0, "", Socket(0, "a:1", "b:2", 0, False, 0))
+    with pytest.raises(LinkError, match="2 connections"):
+        messages.unpack_findings(messages.pack_findings(Findings(ends=[end, end])))

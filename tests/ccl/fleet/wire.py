@@ -13,7 +13,7 @@ from tightwire.ccl.fleet.backlog import Backlog
 from tightwire.ccl.fleet.hosts import Hosts
 from tightwire.ccl.fleet.incidents import Incidents
 from tightwire.ccl.fleet.judging import Judging, News
-from tightwire.ccl.fleet.messages import About, Answer, Ask, pack
+from tightwire.ccl.fleet.messages import About, Answer, Ask, Findings, pack, pack_findings
 from tightwire.ccl.fleet.sending import Sending
 from tightwire.ccl.packing import Packer
 from tightwire.ccl.probe.ring import GroupFrame
@@ -138,7 +138,8 @@ class Wire:
                     ends.append(End(each.rank, "", each.socket))
                 if each.peer in ask.pids and (each.peer, each.rank) not in both:
                     ends.append(End(each.peer, "", Socket(0, each.socket.remote, each.socket.local, 0, False, 0, 0)))
-        self.hosts.take(Answer(agent.about, ask.number, ends=ends, groups=groups), self.clock.now_s())
+        body = pack_findings(Findings(ends=ends, groups=groups))
+        self.hosts.take(Answer(agent.about, ask.number, body), self.clock.now_s())
 
 
 def _later(data: bytes, by_s: float) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tightwire.ccl import evidence, throttling, transport
 from tightwire.ccl.agent import Agent
-from tightwire.ccl.fleet.messages import MAX_ENDS, About, Answer, Ask
+from tightwire.ccl.fleet.messages import MAX_ENDS, About, Answer, Ask, Findings, pack_findings
 
 MAX_WAITING, WORKERS = 32, 2
 
@@ -34,25 +34,24 @@ class Answering:
         while True:
             ask = self._waiting.get()
             try:
-                self.deliver(self._answer(ask))
+                found = self._look(ask)
             except Exception:  # of /proc, py-spy, netlink: an answer is a help, not a condition
-                self.deliver(Answer(self._about, ask.number))
+                found = Findings()
+            self.deliver(Answer(self._about, ask.number, pack_findings(found)))
 
-    def _answer(self, ask: Ask) -> Answer:
+    def _look(self, ask: Ask) -> Findings:
         known = self._agent.pids
         if ask.what == "ends":
             mine = {rank: pid for rank, pid in ask.pids.items() if pid in known}
-            return Answer(
-                self._about, ask.number, ends=[*transport.ends(mine), *self._agent.transfers(mine)][:MAX_ENDS]
-            )
+            return Findings(ends=[*transport.ends(mine), *self._agent.transfers(mine)][:MAX_ENDS])
         if ask.what == "groups":
-            return Answer(self._about, ask.number, groups=self._agent.described(ask.groups))
+            return Findings(groups=self._agent.described(ask.groups))
         if ask.what == "reaches" and ask.pid in known:
             peers = {end.socket.remote for end in transport.ends({0: ask.pid})}  # nobody else is reached for
             found = transport.reached(ask.pid, peers & set(ask.addresses))
-            return Answer(self._about, ask.number, reached=None if found is None else sorted(found))
+            return Findings(reached=None if found is None else sorted(found))
         if ask.what == "evidence" and ask.pid in known:
-            return Answer(self._about, ask.number, evidence=evidence.collect(ask.pid, ask.pid_start))
+            return Findings(evidence=evidence.collect(ask.pid, ask.pid_start))
         if ask.what == "throttling" and ask.pid in known:
-            return Answer(self._about, ask.number, throttling=throttling.watch(ask.pid))
-        return Answer(self._about, ask.number)
+            return Findings(throttling=throttling.watch(ask.pid))
+        return Findings()

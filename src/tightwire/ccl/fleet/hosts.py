@@ -21,7 +21,19 @@ from tightwire.ccl.connections import Connections, columns
 from tightwire.ccl.digest import FRAME, RANK, Digest
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.fleet.host import Host
-from tightwire.ccl.fleet.messages import Answer, Ask, Bye, Hello, Report, Taken, ToCollector, Welcome, unpack
+from tightwire.ccl.fleet.messages import (
+    Answer,
+    Ask,
+    Bye,
+    Findings,
+    Hello,
+    Report,
+    Taken,
+    ToCollector,
+    Welcome,
+    unpack,
+    unpack_findings,
+)
 from tightwire.ccl.fleet.roster import Roster
 from tightwire.ccl.summary import GroupFacts
 from tightwire.ccl.throttling import Throttling
@@ -54,14 +66,15 @@ class Hosts:
         self._describe = True  # all groups, with the next digest
         self.more = False  # there is another slice already
         self._numbers = itertools.count(1)
-        self._answers: dict[int, Answer | None] = {}
+        self._answers: dict[int, Findings | None] = {}
         self._seen: dict[tuple[int, int], Evidence | None] = {}
         self.unknown: dict[int, str] = {}
         self.roster = Roster()
 
     def take(self, message: ToCollector, arrived_s: float) -> Welcome | Taken | None:
-        """What to answer. Raises LinkError for a report that is none."""
+        """What to answer. Raises LinkError for a report or an answer that is none."""
         digest = unpack(message.body) if isinstance(message, Report) else None
+        found = unpack_findings(message.body) if isinstance(message, Answer) else None
         with self._lock:
             host = self._host(message.about.host)
             if host is None:
@@ -79,7 +92,7 @@ class Hosts:
                         self._note_groups(digest.groups)
                     return None if host.next is None else Taken(host.next)
                 case Answer() if message.number in self._answers:
-                    self._answers[message.number] = message
+                    self._answers[message.number] = found
                     self._lock.notify_all()
                 case Bye():
                     host.bye()
@@ -232,7 +245,7 @@ class Hosts:
             self._note_groups(found)
         return found
 
-    def _about_process(self, what: str, pid: int, pid_start: int, addresses: Sequence[str] = ()) -> list[Answer]:
+    def _about_process(self, what: str, pid: int, pid_start: int, addresses: Sequence[str] = ()) -> list[Findings]:
         hosts = [
             each.host
             for rank, each in self.roster.places.items()
@@ -241,7 +254,7 @@ class Hosts:
         asks = [Ask(next(self._numbers), name, what, pid, pid_start, addresses=list(addresses)) for name in hosts]
         return self._answers_to(asks, EVIDENCE_S)
 
-    def _answers_to(self, asks: list[Ask], timeout_s: float) -> list[Answer]:
+    def _answers_to(self, asks: list[Ask], timeout_s: float) -> list[Findings]:
         with self._lock:
             self._answers = {each.number: None for each in asks}
         for each in asks:

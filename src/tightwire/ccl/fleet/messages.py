@@ -22,7 +22,7 @@ from tightwire.ccl.transport import End
 from tightwire.errors import LinkError
 from tightwire.net.messages import decode
 
-VERSION = 2
+VERSION = 3
 MAX_MESSAGE_BYTES = 16 * 2**20
 MAX_NAME_CHARS = 256
 MAX_ENDS = 2**17
@@ -60,10 +60,16 @@ class Report(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """To the question with that `number`: what was asked for, or None."""
+    """To the question with that `number`: `Findings`, packed in `body`."""
 
     about: About
     number: int
+    body: bytes
+
+
+class Findings(msgspec.Struct, frozen=True, array_like=True):
+    """What was asked for; of the rest, and where it cannot be told, nothing."""
+
     evidence: Evidence | None = None
     throttling: Throttling | None = None
     ends: list[End] = []
@@ -110,6 +116,7 @@ ToCollector = Hello | Report | Answer | Bye
 ToAgent = Welcome | Taken | Ask
 _TO_COLLECTOR = msgspec.msgpack.Decoder(ToCollector)
 _TO_AGENT = msgspec.msgpack.Decoder(ToAgent)
+_FINDINGS = msgspec.msgpack.Decoder(Findings)
 
 
 class _Zstd(threading.local):
@@ -136,10 +143,6 @@ def decode_to_collector(data: bytes | memoryview) -> ToCollector:
         raise LinkError("a time that is none")
     if isinstance(message, Report) and min(message.number, message.behind, message.dropped) < 0:
         raise LinkError("a report with a negative number")
-    if isinstance(message, Answer):
-        if len(message.ends) > MAX_ENDS:
-            raise LinkError(f"{len(message.ends)} connections; the limit is {MAX_ENDS}")
-        digest.check_groups(message.groups)
     return message
 
 
@@ -157,10 +160,28 @@ def pack(told: Digest) -> bytes:
 
 def unpack(data: bytes) -> Digest:
     """Raises LinkError when it is none, or larger than a host's could be."""
+    return digest.decode(_unzipped(data))
+
+
+def pack_findings(found: Findings) -> bytes:
+    return _zstd.compressor.compress(encode(found))
+
+
+def unpack_findings(data: bytes) -> Findings:
+    """Raises LinkError when they are none, or more than a host's could be."""
+    found: Findings = decode(_FINDINGS, _unzipped(data), digest.MAX_BYTES, "an answer")
+    if len(found.ends) > MAX_ENDS:
+        raise LinkError(f"{len(found.ends)} connections; the limit is {MAX_ENDS}")
+    digest.check_groups(found.groups)
+    return found
+
+
+def _unzipped(data: bytes) -> bytes:
+    """Raises LinkError."""
     try:
         size = zstandard.frame_content_size(data)
         if not 0 <= size <= digest.MAX_BYTES:
-            raise LinkError(f"a report of {size} bytes; the limit is {digest.MAX_BYTES}")
-        return digest.decode(_zstd.decompressor.decompress(data))
+            raise LinkError(f"a body of {size} bytes; the limit is {digest.MAX_BYTES}")
+        return _zstd.decompressor.decompress(data)
     except zstandard.ZstdError as error:
-        raise LinkError(f"not a report: {error}") from error
+        raise LinkError(f"not a body: {error}") from error
