@@ -15,8 +15,8 @@ from tightwire.ccl.verdict import Verdict
 from tightwire.core.clock import Clock
 
 DIGEST_EVERY_S = 0.35  # the rounds are timed, by many at once
-# Between looks while something may be wrong, while the job may be slow (some steps tell), and else; a death ends the wait.
-LOOK_EVERY_S, DOUBTFUL_EVERY_S, CALM_EVERY_S = 0.2, 0.3, 1.0
+# Between looks while something may be wrong, and else (while the job may be slow, its detector says); a death ends the wait.
+LOOK_EVERY_S, CALM_EVERY_S = 0.2, 1.0
 
 
 class Watcher:
@@ -43,7 +43,7 @@ class Watcher:
         if self.hangs.open and (self.hangs.doubtful or self.hangs.told):
             self._source.wait(LOOK_EVERY_S)
         else:
-            self._source.wait(DOUBTFUL_EVERY_S if self._slow.attentive else CALM_EVERY_S)
+            self._source.wait(self._slow.next_look_s if self._slow.attentive else CALM_EVERY_S)
 
     def step(self) -> Verdict | None:
         self.collector.take(self._source.look())

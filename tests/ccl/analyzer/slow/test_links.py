@@ -68,6 +68,15 @@ def test_a_slow_link_whose_packets_do_not_wait_longer_is_innocent() -> None:
     assert (found.pairs, found.devices) == (((1, 2),), ())
 
 
+def test_a_link_that_costs_little_beside_another_is_innocent_even_where_that_one_is_not_told() -> None:
+    """Looks in step with the job never met the queue of the slow link, and once that of another: 0.1 s of 1.5 s."""
+    dawdling = {"p12": {"rate": 5 * MB, "queued": 0, "rtt_s": 0.006}, "p23": {"rate": 30 * MB, "queued": 1000, "rtt_s": 0.005}}
+    assert links.find(QUIET, looks(**dawdling)) is None
+    assert links.find(QUIET, looks(p23=dawdling["p23"])).pairs == ((2, 3),)
+    reading_late = {**dawdling, "p12": {"rate": 5 * MB, "receiver": 0.2, "queued": 0}}
+    assert links.find(QUIET, looks(**reading_late)).pairs == ((2, 3),)
+
+
 def test_one_that_sends_as_much_to_another_as_ever_has_no_slow_device() -> None:
     both_ways = [*RING, *(pair[::-1] for pair in RING)]
     slow = {(1, 2): {"rate": 5 * MB, "rtt_s": 0.01}, (0, 1): {"rtt_s": 0.009}}

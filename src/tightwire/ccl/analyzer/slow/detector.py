@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tightwire.ccl.analyzer.slow import excess, links
+from tightwire.ccl.analyzer.slow import excess, links, processor
 from tightwire.ccl.analyzer.slow.account import Account, Base
 from tightwire.ccl.analyzer.slow.clocks import Clocks
 from tightwire.ccl.analyzer.slow.excess import DOUBT, SLOW, Excess
-from tightwire.ccl.analyzer.slow.links import Flows, SlowLinks
+from tightwire.ccl.analyzer.slow.links import SlowLinks
+from tightwire.ccl.analyzer.slow.looks import Looks
 from tightwire.ccl.analyzer.slow.processor import ProcessorTime
 from tightwire.ccl.analyzer.slow.timing import Timer, Timing
 from tightwire.ccl.collector import Collector
@@ -32,12 +33,8 @@ from tightwire.ccl.verdict import AnomalyClass
 
 RECENT = 16  # batches of rounds kept to say where the time was lost
 EARLY_STEPS = 4  # that look slow, before the transport is looked at
-SETTLE_S, SETTLE_STEPS = 0.6, 6  # looked at, before it is judged
+SETTLE_STEPS = 6  # looked at, before it is judged
 GIVE_UP_STEPS = 16  # looked at without finding a link
-LOOK_EVERY_S, LOOK_FIRST_S, FIRST_LOOKS = 3.0, 0.4, 6
-DOUBTFUL_EVERY_S, DOUBTFUL_FIRST_S, DOUBTFUL_FIRST = 0.3, 0.15, 5  # the first of these are to say something soon
-QUIET_LOOKS, LOOKS_KEPT = 6, 64
-HELD_BACK = 0.3  # of the lost time: a quota's doing
 STARVED = 0.5  # of the lost time put down to the machine: not the rank's doing
 LONG_STEPS = 64  # in doubt, or slow: what is to be seen has been seen
 END_STEPS = 12  # without loss: it is over
@@ -104,24 +101,18 @@ class Detector:
         """Something may be wrong: what comes now wants to be known soon."""
         return self._doubting and self._judged - max(self._doubted_steps, self._opened) <= LONG_STEPS
 
+    @property
+    def next_look_s(self) -> float:
+        """How long after the last look, while attentive."""
+        return self._looks.soon_s
+
     def wants_look(self, now_s: float) -> bool:
         """Now is a time to look at the transport."""
-        if self._account is None or not self._looks:
-            return self._account is not None
-        if self.attentive:
-            every_s = DOUBTFUL_FIRST_S if len(self._looks) < DOUBTFUL_FIRST else DOUBTFUL_EVERY_S
-        else:
-            every_s = LOOK_EVERY_S if self._doubting or len(self._quiet) >= FIRST_LOOKS else LOOK_FIRST_S
-        return now_s - self._looks[-1][0] >= every_s
+        return self._account is not None and self._looks.due(now_s, self.attentive, self._doubting)
 
     def look(self, now_s: float, connections: Connections) -> None:
         """All connections between ranks, with their counters now."""
-        look = links.look(connections)
-        self._looks.append((now_s, look))
-        if not self._doubting:
-            self._quiet.append((now_s, look))
-            if len(self._quiet) > QUIET_LOOKS:
-                del self._quiet[_closest([at_s for at_s, _ in self._quiet])]
+        self._looks.take(now_s, connections, self._doubting)
 
     def news(self, now_s: float) -> Finding | None:
         """A finding that is new, has changed, or has ended."""
@@ -157,8 +148,7 @@ class Detector:
         self._clocks = Clocks()
         self._processor = ProcessorTime()
         self._recent: deque[tuple[Floats, Floats]] = deque(maxlen=RECENT)
-        self._looks: deque[tuple[float, Connections]] = deque(maxlen=LOOKS_KEPT)
-        self._quiet: list[tuple[float, Connections]] = []
+        self._looks = Looks()
         self._doubting, self._doubted_steps, self._doubted_s = False, 0, 0.0
         self._judged = self._opened = 0
         self._open = None
@@ -174,9 +164,10 @@ class Detector:
     def _doubt(self, early: Excess, full: Excess, now_s: float) -> None:
         """The transport is looked at from the first doubt on, and what is seen then is no baseline."""
         doubtful = bool(early.slow_groups) or early.longer > 2 * SLOW or full.transfer.max(initial=0.0) > DOUBT
+        doubtful |= full.longer >= DOUBT and self._held_back_shares(full).max(initial=0.0) >= DOUBT / 2
         if doubtful and not self._doubting:
             self._doubting, self._doubted_steps, self._doubted_s = True, self._judged, now_s
-            self._looks.clear()
+            self._looks.begin()
         elif not doubtful and self._open is None and self._judged - self._doubted_steps > GIVE_UP_STEPS:
             self._doubting = False
 
@@ -192,22 +183,9 @@ class Detector:
         """Links that bound the groups which are slow."""
         if float(full.transfer.max(initial=0.0)) < (DOUBT if some else SLOW):
             return None
-        if (
-            len(self._looks) < 3
-            or self._judged - self._doubted_steps < SETTLE_STEPS
-            or self._looks[-1][0] - self._looks[0][0] < SETTLE_S
-        ):
+        if not self._looks.enough or self._judged - self._doubted_steps < SETTLE_STEPS:
             return None
-        now = links.flows([connections for _, connections in self._looks])
-        return links.find(self._flows_before(), now)
-
-    def _flows_before(self) -> Flows:
-        """From looks before it began: the accounts may be some steps behind; else from all but the newest."""
-        onset_s = self._onset()
-        quiet = [look for at_s, look in self._quiet if at_s <= onset_s]
-        if len(quiet) < 2:
-            quiet = [look for _, look in (self._quiet[:-1] if len(self._quiet) > 2 else self._quiet)]
-        return links.flows(quiet)
+        return links.find(self._looks.before(self._onset()), self._looks.now())
 
     def _to_blame(self, full: Excess) -> tuple[int, ...]:
         """The slow ranks, less those whom the machine kept waiting for a processor more than the others."""
@@ -223,12 +201,16 @@ class Detector:
     def _held_back(self, full: Excess) -> tuple[int, ...]:
         """The ranks that a processor quota held back for a good part of what was lost. Wherever the quota runs out, also
         amid a transfer, everybody waits."""
-        if full.longer < SLOW:
-            return ()
+        account, base = self._learnt()
+        lengths = np.array(list(account.length_s)[-full.steps :])
+        return processor.slowed(self._held_back_shares(full), full.longer, float(np.mean(lengths >= (1 + DOUBT) * base.step_s)))
+
+    def _held_back_shares(self, full: Excess) -> Floats:
+        """[ranks] of a step, on average: how long a quota held it back, and not the others as well."""
         account, base = self._learnt()
         held_s = self._processor.held_back_s(list(account.end_s)[-full.steps])
-        lost_s = full.longer * full.steps * base.step_s
-        return tuple(np.flatnonzero(held_s - np.median(held_s) >= HELD_BACK * lost_s).tolist())
+        shares: Floats = (held_s - np.median(held_s)) / (full.steps * base.step_s)
+        return shares
 
     def _learnt(self) -> tuple[Account, Base]:
         assert self._account is not None, "asked only when there is a baseline"
@@ -304,9 +286,3 @@ def _is_small(ranks: Sequence[int], slow_links: SlowLinks | None, full: Excess) 
     if not ranks or slow_links is None:
         return False
     return float(full.own[list(ranks)].max()) < excess.BESIDE * float(full.transfer.max())
-
-
-def _closest(at_s: list[float]) -> int:
-    """Which of these growing times can go best, so that those left are the farther apart the older they are: the accounts may
-    be some steps behind, and at the first look not all connections were there yet."""
-    return min(range(1, len(at_s) - 2), key=lambda at: (at_s[-1] - at_s[at - 1]) / (at_s[-1] - at_s[at + 1]))

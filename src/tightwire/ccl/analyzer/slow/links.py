@@ -186,6 +186,10 @@ def find(before: Flows, now: Flows) -> SlowLinks | None:
     slow = bulk.only(_slow(bulk, before) & (bulk.queued >= QUEUED))
     if not len(slow):
         return None
+    longest_s = float(_longer_busy(before, bulk).max())
+    slow = slow.only(_longer_busy(before, slow) >= STANDING * longest_s)
+    if not len(slow):
+        return None
     slow = slow.only(_stands(slow.queued) & _stands(_grown(before, slow)))
     senders = list(zip(slow.rank.tolist(), slow.peer.tolist(), strict=True))
     pairs = sorted({(min(pair), max(pair)) for pair in senders})
@@ -224,6 +228,17 @@ def _slow(bulk: Flows, before: Flows) -> Bools:
     )
     found: Bools = slower & (bulk.receiver_s <= RECEIVER * bulk.busy_s)
     return found
+
+
+def _longer_busy(before: Flows, bulk: Flows) -> Floats:
+    """[P] for how much longer than before bytes were under way, for as many bytes, and not because of the receiver (s). A link
+    that bounds has cost more of that time than any other: what lost less waited for it, or for a processor."""
+    at, known = _found(bulk, before)
+    waited_s: Floats = bulk.busy_s - bulk.receiver_s
+    if len(before):
+        usual_s, sent = before.busy_s[at] - before.receiver_s[at], before.sent_bytes[at]
+        waited_s -= np.where(known & (sent >= LEAST_BYTES), usual_s * bulk.sent_bytes / np.maximum(sent, LEAST_BYTES), 0.0)
+    return np.maximum(waited_s, 0.0)
 
 
 def _stands(values: Floats) -> Bools:
