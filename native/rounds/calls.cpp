@@ -29,7 +29,7 @@ public:
 
 private:
     std::array<uint32_t, 256> sequences_{};
-    std::array<uint32_t, 8> ends_{};  // of calls that were under way at once
+    std::array<uint32_t, 4> ends_{};  // of calls that were under way at once
     uint32_t entered_us_ = 0, next_ = 0;
 };
 
@@ -47,19 +47,28 @@ nb::bytes mapped(const nb::bytes& given, auto rows) {
     return made;
 }
 
-// Byte `plane` of all `count` rows stand together.
-void scatter(uint8_t* to, size_t count, const Call& call) {
-    uint8_t row[sizeof(Call)];
-    std::memcpy(row, &call, sizeof(Call));
-    for (size_t plane = 0; plane < sizeof(Call); ++plane) to[plane * count] = row[plane];
+// The same byte of all `count` rows stands together, in the order of `Call`.
+template <class T> uint8_t* scatter(uint8_t* to, size_t count, T value) {
+    for (size_t byte = 0; byte < sizeof(T); ++byte, to += count) *to = static_cast<uint8_t>(value >> 8 * byte);
+    return to;
 }
 
-Call gather(const uint8_t* from, size_t count) {
-    uint8_t row[sizeof(Call)];
-    for (size_t plane = 0; plane < sizeof(Call); ++plane) row[plane] = from[plane * count];
-    Call call;
-    std::memcpy(&call, row, sizeof(Call));
-    return call;
+template <class T> const uint8_t* gather(const uint8_t* from, size_t count, T& value) {
+    uint32_t whole = 0;
+    for (size_t byte = 0; byte < sizeof(T); ++byte, from += count) whole |= uint32_t{*from} << 8 * byte;
+    value = static_cast<T>(whole);
+    return from;
+}
+
+// `visit` each column of a row.
+void columns(auto& call, auto visit) {
+    visit(call.sequence);
+    visit(call.entered_us);
+    visit(call.ended_us);
+    visit(call.own_us);
+    visit(call.kind);
+    visit(call.frame);
+    visit(call.failed);
 }
 
 }  // namespace
@@ -76,7 +85,7 @@ nb::bytes shrink(nb::bytes calls) {
             told.ended_us = call.entered_us - call.ended_us;
             told.own_us = folded(call.own_us - expected.own_us(call.entered_us));
             expected.note(call);
-            scatter(to, count, told);
+            columns(told, [&, at = to](auto value) mutable { at = scatter(at, count, value); });
         }
     });
 }
@@ -85,7 +94,8 @@ nb::bytes restore(nb::bytes shrunk) {
     return mapped(shrunk, [](const uint8_t* from, uint8_t* to, size_t count) {
         Expected expected;
         for (const uint8_t* end = from + count; from < end; ++from, to += sizeof(Call)) {
-            Call call = gather(from, count);
+            Call call;
+            columns(call, [&, at = from](auto& value) mutable { at = gather(at, count, value); });
             call.sequence = expected.sequence(call.frame) + unfolded(call.sequence);
             call.entered_us = expected.entered_us() - unfolded(call.entered_us);
             call.ended_us = call.entered_us - call.ended_us;
@@ -94,4 +104,20 @@ nb::bytes restore(nb::bytes shrunk) {
             std::memcpy(to, &call, sizeof(Call));
         }
     });
+}
+
+bool fit(nb::bytes calls, const std::vector<uint32_t>& counts, const std::vector<uint32_t>& frames, size_t kinds) {
+    const char* at = calls.c_str();
+    size_t left = calls.size() / sizeof(Call);
+    if (calls.size() % sizeof(Call) || frames.size() != counts.size()) return false;
+    for (size_t rank = 0; rank < counts.size(); ++rank) {
+        if (counts[rank] > left) return false;
+        left -= counts[rank];
+        for (const char* end = at + counts[rank] * sizeof(Call); at < end; at += sizeof(Call)) {
+            Call call;
+            std::memcpy(&call, at, sizeof(Call));
+            if (call.frame >= frames[rank] || call.kind >= kinds) return false;
+        }
+    }
+    return left == 0;
 }

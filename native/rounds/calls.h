@@ -3,7 +3,9 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 constexpr uint32_t UNKNOWN = 0xFFFFFFFF;
 
@@ -18,3 +20,6 @@ static_assert(sizeof(Call) == 20);
 // before, whatever they are, but most of them 0. A part of a row stays as it is.
 nanobind::bytes shrink(nanobind::bytes calls);
 nanobind::bytes restore(nanobind::bytes shrunk);
+
+// Whether these are as many calls as the ranks have, each of one of its rank's frames and one of the kinds.
+bool fit(nanobind::bytes calls, const std::vector<uint32_t>& counts, const std::vector<uint32_t>& frames, size_t kinds);

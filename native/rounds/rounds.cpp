@@ -146,6 +146,7 @@ NB_MODULE(_rounds, m) {
     m.doc() = "What is done for every call: to and from the wire, into the cells of their rounds.";
     m.def("shrink", &shrink, "calls"_a);
     m.def("restore", &restore, "shrunk"_a);
+    m.def("fit", &fit, "calls"_a, "counts"_a, "frames"_a, "kinds"_a);
     m.def("take", &take, "calls"_a, "counts"_a, "at_s"_a, "first_frame"_a, "first_kind"_a, "kinds"_a, "slots"_a, "known"_a,
           "group_of"_a, "pair"_a, "of_group"_a, "of_pair"_a, "newest"_a, "ended"_a, "unread"_a, "first"_a, "marks"_a,
           "cells"_a);

@@ -118,18 +118,16 @@ def _out_of_range(digest: Digest) -> str | None:
 
 
 def _misfit(digest: Digest) -> str | None:
-    """Called for each host and look: as few calls of numpy as can be."""
+    """Called for each host and look: numpy does little, and what is done for each call is native."""
     kinds, rest = divmod(len(digest.kinds), _KIND_BYTES)
     if rest or len(digest.ranks) % _RANK_BYTES or len(digest.frames) % _FRAME_BYTES or len(digest.calls) % _CALL_BYTES:
         return "a part of a row"
-    ranks, calls = np.frombuffer(digest.ranks, RANK), np.frombuffer(digest.calls, CALL)
-    frames, own = ranks["frames"], ranks["calls"]
-    if (sum(frames.tolist()) * _FRAME_BYTES, sum(own.tolist())) != (len(digest.frames), len(calls)):
-        return "other numbers of frames or calls than it has"
+    ranks = np.frombuffer(digest.ranks, RANK)
+    frames, calls = ranks["frames"].tolist(), ranks["calls"].tolist()
+    if sum(frames) * _FRAME_BYTES != len(digest.frames):
+        return "another number of frames than it has"
     if len(ranks) and max(ranks["rank"].tolist()) >= MAX_RANKS:
         return f"a rank that is not below {MAX_RANKS}"
-    if len(calls) and (
-        np.maximum.reduce(calls["kind"]) >= kinds or np.logical_or.reduce(calls["frame"] >= frames.repeat(own))
-    ):
-        return "a call of a kind or frame that is not there"
+    if not _rounds.fit(digest.calls, calls, frames, kinds):
+        return "another number of calls than it has, or one of a kind or frame that is not there"
     return None

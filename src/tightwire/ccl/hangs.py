@@ -50,6 +50,11 @@ class Hangs:
         self._first_look: tuple[float, Connections] | None = None
         self._mixed: dict[tuple[int, int], None] = {}  # rounds, by the group's number
 
+    def recall(self, verdict: Verdict, told_s: float) -> None:
+        """Somebody else told that, at that time of the clock: only what is more is told."""
+        self.told[verdict.anomaly] = verdict
+        self._told_s = min(self._told_s, told_s)
+
     @property
     def doubtful(self) -> bool:
         """Whether something may be wrong."""

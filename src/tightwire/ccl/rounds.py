@@ -88,12 +88,12 @@ class Rounds:
         if not len(self.slots.ranks):
             return  # calls came before the groups they are in
         self._make_room(len(batch.kinds))
-        numbers, kinds, places = self.kinds.numbers(batch.kinds), self.kinds, self.slots
+        numbers = self.kinds.numbers(batch.kinds)
         mixed = _rounds.take(
             np.frombuffer(batch.calls, np.uint8), np.ascontiguousarray(batch.ranks["calls"]), batch.at_s, batch.first_frame,
-            batch.first_kind, numbers, slots, known.view(np.uint8), places.group_of, places.pair.view(np.uint8),
-            kinds.of_group, kinds.of_pair, self.newest, self.ended, self.unread.view(np.uint8), self._first, self.marks,
-            self.cells.reshape(-1).view(np.uint8),
+            batch.first_kind, numbers, slots, known.view(np.uint8), self.slots.group_of,
+            self.slots.pair.view(np.uint8), self.kinds.of_group, self.kinds.of_pair, self.newest, self.ended,
+            self.unread.view(np.uint8), self._first, self.marks, self.cells.reshape(-1).view(np.uint8),
         )  # fmt: skip
         self._mixed |= dict.fromkeys(mixed)
 

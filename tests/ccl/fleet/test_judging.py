@@ -39,6 +39,16 @@ def test_two_classes_that_begin_at_once_are_two_incidents(tmp_path: Path) -> Non
     assert sorted(told(wire)[2:]) == [("found", "H1", [13]), ("found", "H2", [0])]
 
 
+def test_the_second_class_is_told_by_a_collector_that_takes_over_after_the_first(tmp_path: Path) -> None:
+    wire = Wire(tmp_path, Fault("shape", 0, 45), Fault("loop", 13, 45))
+    while not wire.said:
+        wire.step()
+    assert told(wire) == [("opened", "H2", [0])]
+    wire.collect()
+    wire.run(75)
+    assert told(wire)[1:] == [("found", "H2", [0]), ("opened", "H1", [13])]
+
+
 def test_more_of_one_class_changes_the_incident(tmp_path: Path) -> None:
     wire = Wire(tmp_path, Fault("stop", 5, 45), Fault("loop", 13, 45))
     wire.run(60)

@@ -99,7 +99,11 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     made = Fleet(tmp_path)
     yield made
     made.end()
-    for pid in _ranks(made):
+    end_job(made)
+
+
+def end_job(fleet: Fleet) -> None:
+    for pid in _ranks(fleet):
         os.kill(pid, signal.SIGKILL)
 
 

@@ -98,6 +98,10 @@ class Incidents:
         self._save(job)
         return found, True
 
+    def ago_s(self, found: Known) -> float:
+        """How long ago it began."""
+        return self._wall_s() - found.since
+
     def close(self, found: Known, reason: str) -> None:
         found.closed, found.reason = self._wall_s(), reason
         self._save(found.job)

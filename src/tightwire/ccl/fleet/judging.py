@@ -115,7 +115,14 @@ class Judging:
             elif each.open:
                 self.hangs += each.verdict.is_hang
                 self._tell(News("found", each))
+                self._go_on(each)
         self._before = []
+
+    def _go_on(self, found: Known) -> None:
+        """Where an earlier collector stopped: what began with its hang is told here, if all of it is seen again."""
+        began_s = self._clock.now_s() - self._incidents.ago_s(found)
+        if found.verdict.is_hang and self.hosts.horizon.now_s() < began_s:
+            self._watcher.hangs.recall(found.verdict, began_s + found.verdict.at_s - found.verdict.since_s)
 
     def _moves(self, hang: Known) -> bool:
         """Its ranks complete operations again; where the guilty died, that cannot be."""
