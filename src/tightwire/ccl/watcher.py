@@ -58,9 +58,14 @@ class Watcher:
         if self._slow.attentive or now_s - self._digested_s >= DIGEST_EVERY_S:
             self._slow.take(now_s)
             self._digested_s = now_s
+        self._look(now_s)
+        found = self._slow.news(now_s)
+        self._look(now_s)  # a doubt began just now
+        return found
+
+    def _look(self, now_s: float) -> None:
         if self._slow.wants_look(now_s):
             self._slow.look(now_s, self._source.connections(self.collector.standing.pids))
-        return self._slow.news(now_s)
 
     def _slow_verdict(self, found: Finding) -> Verdict:
         over = found.ended_s is not None
