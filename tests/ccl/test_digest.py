@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ccl.digests import FACTS, Action, digest_of, looks
+from tightwire import _rounds  # type: ignore[attr-defined]
 from tightwire.ccl import digest
 from tightwire.ccl.batch import batches
 from tightwire.ccl.collector import Collector
@@ -24,6 +25,22 @@ BUSY: list[tuple[list[Action], ...]] = [([(0, 0, 1), (0, 1, 2)], [(0, 0, 1)], [(
 def test_it_comes_back(acted: list[tuple[list[Action], ...]]) -> None:
     made = digest_of(acted)
     assert digest.decode(digest.encode(made)) == made
+
+
+@given(st.binary(max_size=500))
+def test_calls_come_back_whatever_they_are(rows: bytes) -> None:
+    assert _rounds.restore(_rounds.shrink(rows)) == rows
+    assert _rounds.shrink(_rounds.restore(rows)) == rows
+
+
+def test_of_calls_that_follow_each_other_only_how_long_they_took_is_left() -> None:
+    calls = np.zeros(100, CALL)
+    calls["sequence"] = np.arange(1, 101)
+    calls["entered_us"] = 10**6 - 1000 * np.arange(100)
+    calls["ended_us"] = calls["entered_us"] - 300
+    calls["own_us"] = 700  # since the end of the last
+    shrunk = np.frombuffer(_rounds.shrink(calls.tobytes()), np.uint8).reshape(CALL.itemsize, 100)  # [byte of a row, row]
+    assert np.flatnonzero(shrunk[:, 1:].any(axis=1)).tolist() == [4, 5, 8, 9]  # of entered_us and ended_us
 
 
 @given(st.binary(max_size=200))
