@@ -38,7 +38,8 @@ def test_sensitivity_draws_a_picture_and_writes_tables(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert done.output.count("head 1") == done.output.count("layer ") == 4
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name.split("-")[0] for path in tables.iterdir()) == ["allocate", "allocate", "mixed", "mixed"]
+    kinds = [kind for kind in ("allocate", "deadzone", "mixed") for _ in "kv"]
+    assert sorted(path.name.split("-")[0] for path in tables.iterdir()) == kinds
     assert len(json.loads(file.read_text())["results"]["k"]["heads"]) == 4
 
 

@@ -11,7 +11,7 @@ import torch
 from tests.kv.quality import models
 from tightwire.errors import ConfigError
 from tightwire.kv.quality import Part, Suite
-from tightwire.kv.sensitivity import Sensitivity, SideSensitivity, measure
+from tightwire.kv.sensitivity import Sensitivity, SideSensitivity, layers_alone, measure, steps
 from tightwire.kv.strategy import RAW, Strategy
 
 ROUGH = Strategy.parse("uniform:levels=3+pack")
@@ -82,6 +82,26 @@ def test_weights_by_hand() -> None:
     nothing = SideSensitivity(0, [0], [[0.0, 0.0]], [[0.0, 0.0]])
     with pytest.raises(ConfigError, match="take a coarser one"):
         Sensitivity("raw", "suite", "model", nothing, nothing).allocate_table("v", 2)
+
+
+def test_steps_by_hand() -> None:
+    weights = np.asarray(steps([0.16, 0.01, 0.0], [1.0, 1.0, 4.0], "model").array("weight"))
+    assert weights[1] / weights[0] == pytest.approx(16**0.375)
+    assert weights[2] / weights[0] == pytest.approx(100**0.375)  # no more, whatever was lost
+    assert np.log(weights).sum() == pytest.approx(0, abs=1e-6)
+    assert np.array_equal(np.asarray(steps([0.0, 0.0], [0.0, 1.0], "model").array("weight")), [1, 1])
+
+
+def test_layers_that_lose_less_get_wider_steps(suite: Suite, found: Sensitivity) -> None:
+    for side in ("k", "v"):
+        weights = np.asarray(found.deadzone_table(side).array("weight"))
+        assert weights.shape == (4,)
+        assert weights.min() < 1 < weights.max()
+    name = found.deadzone_table("v").name
+    assert suite.measure(Strategy.parse(f"raw/deadzone:step=200,table={name}+rans")).relative < 1
+    losses, errors = layers_alone(suite, ROUGH, "v")
+    assert losses == found.v.layers
+    assert np.allclose(errors, np.mean(found.v.errors, axis=1))
 
 
 def test_another_architecture_runs_unchanged(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def sensitivity(
     _say(console, "picture", out)
     if tables is not None:
         for side in ("k", "v"):
-            for made in (found.mixed_table(side), found.allocate_table(side, suite.head_dim)):
+            for made in (found.mixed_table(side), found.allocate_table(side, suite.head_dim), found.deadzone_table(side)):
                 _say(console, f"table for {side.upper()}", made.save(tables))
     _write(json, found, suite, seed)
 

@@ -3,11 +3,14 @@
 Parts: K and V as a whole, of each layer, of each head. loss = 1 − relative (`quality.record`). Heads' losses rank the heads
 for `mixed`, and weigh the distortion of heads for `allocate`: √(loss ÷ mean squared error). The slope itself is that of one
 distortion, and loss is far from linear in it; half of it in logarithms lost less than all or nothing (docs/quality.md).
+Layers' losses give the steps of `deadzone`: bits fall by the same amount wherever a step grows by the same factor, so the
+best steps cost the same loss in every layer: they go with (loss ÷ mean squared error)^-½, of which three quarters in
+logarithms are taken, as the losses are those of few prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -20,6 +23,8 @@ from tightwire.kv.strategy import Strategy
 from tightwire.kv.tables import Table
 
 F64 = npt.NDArray[np.float64]
+_LEAST_SLOPE = 1e-2  # relative to the largest, as below
+_SHRUNK = 0.75  # of what the slopes say, in logarithms
 _SMALLEST = 1e-3  # of a weight, relative to the largest: a head without measured loss is not free
 
 
@@ -58,6 +63,27 @@ class Sensitivity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         weight = np.maximum(weight / weight.max(), _SMALLEST)
         return Table.make("allocate", self.model, weight=np.repeat(weight[:, :, None], head_dim, 2).astype(np.float32))
+
+    def deadzone_table(self, side: Literal["k", "v"]) -> Table:
+        """Steps of layers for `deadzone:table=…`."""
+        found: SideSensitivity = getattr(self, side)
+        return steps(found.layers, np.mean(found.errors, axis=1), self.model)
+
+
+def steps(losses: Sequence[float], errors: npt.ArrayLike, model: str) -> Table:
+    """The table of `deadzone` from the losses `[L]` and mean squared errors `[L]` of one side's layers, each alone: weights
+    with a geometric mean of 1. All are 1 where nothing is lost."""
+    loss, error = np.maximum(losses, 0.0), np.asarray(errors, np.float64)
+    slope = np.divide(loss, error, out=np.zeros_like(loss), where=error > 0)
+    slope = np.maximum(slope, _LEAST_SLOPE * slope.max())
+    logs = -_SHRUNK / 2 * np.log(slope) if slope.max() > 0 else np.zeros_like(slope)
+    return Table.make("deadzone", model, weight=np.exp(logs - logs.mean()).astype(np.float32))
+
+
+def layers_alone(suite: Suite, strategy: Strategy, side: Literal["k", "v"]) -> tuple[list[float], list[float]]:
+    """(losses, mean squared errors) `[L]` of one side's layers, one measurement each."""
+    found = [suite.measure_part(strategy, Part(side, layer)) for layer in range(suite.shape[0])]
+    return [1 - quality.relative for quality, _ in found], [error for _, error in found]
 
 
 def measure(

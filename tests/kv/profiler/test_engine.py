@@ -18,7 +18,7 @@ from tightwire.kv.profiler.pareto import hypervolume
 from tightwire.kv.profiler.rates import compose
 from tightwire.kv.profiler.search import Problem, Search, Settings
 from tightwire.kv.profiles import ProfileLibrary
-from tightwire.kv.strategy import Strategy
+from tightwire.kv.strategy import RAW, Strategy
 
 SETTINGS = Settings(30.0, seed=3, cold=6)
 
@@ -52,6 +52,16 @@ def test_the_library_is_the_front_with_raw_and_what_was_measured(whole: tuple[en
     assert {profile.strategy for profile in library.profiles} == {f.strategy for f in whole[0].found if f.on_front}
     assert all(profile.quality == quality[profile.strategy] for profile in library.profiles)
     assert msgspec.json.decode(msgspec.json.encode(library), type=ProfileLibrary) == library
+
+
+def test_raw_stays_where_a_busy_machine_measured_it_as_slow(tmp_path: Path) -> None:
+    bench = Synthetic()
+    raw = next(str(s.k) for s in bench.space.strategies if s == RAW)
+    slow = bench.rates()
+    for side in (slow.k, slow.v):
+        side[raw] = msgspec.structs.replace(side[raw], encode_s=1.0)
+    bench.rates = lambda: slow  # type: ignore[method-assign]
+    assert "raw" in {profile.strategy for profile in run(tmp_path / "journal", bench=bench).library.profiles}
 
 
 @pytest.mark.parametrize("at", range(8))

@@ -5,7 +5,7 @@ from tightwire.kv.profiler.space import Calibrated, Space, family, for_model, is
 from tightwire.kv.strategy import RAW, Strategy
 
 CALIBRATED = Calibrated(
-    {use: f"{use.split('.')[0]}-{number:016x}" for number, use in enumerate(("pca.k", "pca.v", "equalize.k", "equalize.v"))},
+    {f"{use}.{side}": f"{use}-{number:015x}{side == 'k':d}" for number, use in enumerate(("pca", "equalize", "deadzone")) for side in "kv"},
     "rope:theta=500000",
 )
 
@@ -26,7 +26,7 @@ def test_the_standard_space_is_large_distinct_and_holds_what_was_published(space
 
 
 @pytest.mark.parametrize(
-    "names", [("rope", "hadamard", "uniform", "rans"), ("equalize", "mixed", "rans"), ("rope", "pca", "allocate", "rans")]
+    "names", [("rope", "hadamard", "uniform", "rans"), ("equalize", "mixed", "rans"), ("rope", "pca", "allocate", "rans"), ("rope", "pca", "deadzone", "rans")]
 )
 def test_it_holds_mixtures_that_no_paper_has(space: Space, names: tuple[str, ...]) -> None:
     assert any(tuple(stage.name for stage in s.k.stages) == names for s in space.strategies)

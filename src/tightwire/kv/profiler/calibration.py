@@ -1,4 +1,5 @@
-"""What a model brings to a run before any strategy is measured: calibration KV, tables made from it, its rotary stage.
+"""What a model brings to a run before any strategy is measured: calibration KV, tables made from it, its rotary stage;
+and how much a loss in each of its layers costs, 2 × layers measurements of few prompts.
 
 The prompts are others than those on which quality is measured.
 """
@@ -15,7 +16,9 @@ from tightwire.kv.block import F32, KVBlock, to_float32
 from tightwire.kv.engines.batched import BatchedModel
 from tightwire.kv.profiler.rates import SideName
 from tightwire.kv.profiler.space import Calibrated
+from tightwire.kv.quality import Suite
 from tightwire.kv.quality.prompts import Prompts
+from tightwire.kv.sensitivity import layers_alone, steps
 from tightwire.kv.stages.base import Place, Stage
 from tightwire.kv.stages.transforms import rope
 from tightwire.kv.stages.transforms.equalize import Equalize
@@ -27,6 +30,8 @@ _OTHER_SEED = 7919  # prompts of quality suites have small seeds
 _TASKS = ("text", "lookup", "copy", "recall")
 _TIMED = ("text", "lookup")
 _TOKENS = 512
+_LENGTHS, _PROMPTS = (128, 512), 2  # and so many of each task, on which the layers' losses are measured
+_ROUGH = "deadzone:step=150"  # coarse enough that every layer's loss is seen
 
 
 class Calibration:
@@ -35,7 +40,7 @@ class Calibration:
     scales them, so that δ·attention·δ is how far a change δ of a key moves a logit, squared, in the mean."""
 
     def __init__(self, model: BatchedModel, chunk_tokens: int, seed: int = 0, tokens: int = _TOKENS) -> None:
-        self._model, prompts = model, Prompts(model.tokenizer)
+        self._model, self._chunk_tokens, self._seed, prompts = model, chunk_tokens, seed, Prompts(model.tokenizer)
         self.requests: dict[str, KVBlock] = {}
         queries: dict[int, list[torch.Tensor]] = {}
         with model.watch(lambda layer, asked: queries.setdefault(layer, []).append(asked)):
@@ -60,7 +65,21 @@ class Calibration:
         }
         for table in made.values():
             table.save(folder)
+        made |= self._steps(folder, stage, made)
         return Calibrated({use: table.name for use, table in made.items()}, stage)
+
+    def _steps(self, folder: Path, rope_stage: str, made: dict[str, Table]) -> dict[str, Table]:
+        """`deadzone.k` and `deadzone.v`, behind the principal components of `made`; saved in `folder`."""
+        suite = Suite(self._model, _LENGTHS, _PROMPTS, _OTHER_SEED + self._seed, self._chunk_tokens)
+        sides: dict[SideName, str] = {"k": f"{rope_stage}+" if rope_stage else "", "v": ""}
+        found = {}
+        for side, before in sides.items():
+            chain = f"{before}pca:over=heads,keep=100,table={made[f'pca.{side}'].name}+{_ROUGH}+rans"
+            strategy = Strategy.parse(f"{chain}/raw" if side == "k" else f"raw/{chain}")
+            found[f"deadzone.{side}"] = steps(*layers_alone(suite, strategy, side), self._model.fingerprint)
+        for table in found.values():
+            table.save(folder)
+        return found
 
     def _table(self, stage: Stage, side: SideName, before: Sequence[Stage]) -> Table:
         samples: list[F32] = []

@@ -21,7 +21,7 @@ from tightwire.kv.profiler.rates import Rates, compose
 from tightwire.kv.profiler.search import Fidelity, Observation, Problem, Search, Settings
 from tightwire.kv.profiler.space import Space
 from tightwire.kv.profiles import Profile, ProfileLibrary
-from tightwire.kv.strategy import Strategy
+from tightwire.kv.strategy import RAW, Strategy
 
 AT_ONCE = 8  # measurements between two writes of the journal
 
@@ -100,12 +100,15 @@ def run(bench: Bench, settings: Settings, journal: Path, say: Callable[[Progress
         named = {i: bench.published[str(s)] for i, s in enumerate(space.strategies) if str(s) in bench.published}
         unknown = {int(space.point[i]) for i in named if np.isnan(search.known[space.point[i]])}
         search.tell(_measure(bench, book, [(point, "full") for point in sorted(unknown)]))
-        candidates = sorted({*search.front()[0], *named})
+        raw = space.strategies.index(RAW)
+        candidates = sorted({*search.front()[0], *named, raw})
         quality, fresh = search.known[space.point], np.zeros(len(space), bool)
         quality[candidates] = _qualities(bench, book, [(space.strategies[i], "fresh") for i in candidates])
         fresh[candidates] = True
         gains = search.problem.scale.gains(known.ratio[candidates], known.time_s[candidates], quality[candidates])
-        chosen = [candidates[i] for i in front(gains)]
+        on_front = {candidates[i] for i in front(gains)}
+        # Raw is the way out of every trouble: it stays, also where a busy machine copied bytes more slowly than it packed them.
+        chosen = [i for i in candidates if i in on_front or i == raw]
         for index in chosen:
             if str(space.strategies[index]) not in book.verified:
                 book.add(Verified(bench.profile(space.strategies[index], float(quality[index]))))

@@ -36,7 +36,7 @@ _FINER = {"levels": 1, "high": 1, "low": 1, "centibits": 1, "keep": 1, "permille
 @dataclass(frozen=True)
 class Calibrated:
     """What a model brings to the space. `tables`: names of calibrated tables by what they are for (`pca.k`, `pca.v`,
-    `equalize.k`, `equalize.v`); `rope`: the stage that takes K out of its rotary embedding, empty where it has none."""
+    `equalize.k`, `equalize.v`, `deadzone.k`, `deadzone.v`); `rope`: the stage that takes K out of its rotary embedding, empty where it has none."""
 
     tables: dict[str, str]
     rope: str
@@ -170,11 +170,12 @@ def standard(calibrated: Calibrated) -> Space:
 
 
 _EXACTS = (Exact(), Exact(sinks=4, recent=32))
+_WIDTHS = {50: (100, 150, 200), 75: (100, 150, 200, 250, 300), 100: (40, 60, 80, 100, 125, 150, 200, 250, 300, 350)}  # steps by `keep`
 _CODECS = (STAGES["rans"](), STAGES["pack"]())
 
 
 def _k_sides(calibrated: Calibrated) -> list[str]:
-    pca, equalize = calibrated.tables["pca.k"], calibrated.tables["equalize.k"]
+    pca, equalize, steps = (calibrated.tables[f"{use}.k"] for use in ("pca", "equalize", "deadzone"))
     rope = f"{calibrated.rope}+" if calibrated.rope else ""
     sides = [f"uniform:levels={n}" for n in (6, 8, 12, 16, 24)]
     sides += [f"hadamard+uniform:levels={n}" for n in (6, 8, 12, 16, 24)]
@@ -188,16 +189,16 @@ def _k_sides(calibrated: Calibrated) -> list[str]:
     sides += [f"allocate:centibits={bits}" for bits in (200, 250, 300, 400)]
     sides += [f"{rope}allocate:centibits={bits}" for bits in (175, 200, 250, 300, 400)]
     sides += [
-        f"{rope}pca:over=heads,keep={keep},table={pca}+{quantizer}"
-        for keep, steps in ((50, (100, 125, 150)), (75, (80, 100, 125, 150, 200)), (100, (25, 40, 60, 80, 100, 125, 150, 200)))
-        for quantizer in [f"deadzone:step={step}" for step in steps]
+        f"{rope}pca:over=heads,keep={keep},table={pca}+deadzone:step={step},table={steps}"
+        for keep, widths in _WIDTHS.items()
+        for step in widths
     ]
     sides += [f"{rope}pca:over=heads,table={pca}+allocate:centibits={bits},channels=8" for bits in (200, 300)]
     return sides
 
 
 def _v_sides(calibrated: Calibrated) -> list[str]:
-    pca, equalize = calibrated.tables["pca.v"], calibrated.tables["equalize.v"]
+    pca, equalize, steps = (calibrated.tables[f"{use}.v"] for use in ("pca", "equalize", "deadzone"))
     sides = [f"uniform:levels={n}" for n in (3, 4, 6, 8, 12, 16)]
     sides += [f"hadamard+uniform:levels={n}" for n in (4, 6, 8, 16)]
     sides += [f"uniform:levels={n},axis=channel" for n in (3, 4, 6, 8)]
@@ -207,9 +208,9 @@ def _v_sides(calibrated: Calibrated) -> list[str]:
     sides += ["outliers:by=token+uniform:levels=4"]
     sides += [f"allocate:centibits={bits}" for bits in (130, 150, 200, 250, 300)]
     sides += [
-        f"pca:over=heads,keep={keep},table={pca}+{quantizer}"
-        for keep, steps in ((50, (80, 100, 125, 150)), (75, (80, 100, 125, 150, 200)), (100, (40, 60, 80, 100, 125, 150, 200)))
-        for quantizer in [f"deadzone:step={step}" for step in steps]
+        f"pca:over=heads,keep={keep},table={pca}+deadzone:step={step},table={steps}"
+        for keep, widths in _WIDTHS.items()
+        for step in widths
     ]
     sides += [f"pca:over=heads,table={pca}+allocate:centibits={bits},channels=8" for bits in (150, 200)]
     return sides

@@ -56,6 +56,11 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agreement: Estimate
     exact: list[Cell]
 
+    @property
+    def standard_error(self) -> float:
+        """Of `relative`, by the lower half of its interval."""
+        return (self.relative - self.relative_ci[0]) / 1.96
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:

@@ -79,8 +79,8 @@ class Suite:
         prompts: int,
         seed: int,
         chunk_tokens: int,
-        cache_bytes: int,
-        progress: Progress,
+        cache_bytes: int = CACHE_BYTES,
+        progress: Progress = lambda done, total: None,
     ) -> None:
         self.model, self.lengths, self.prompts = model, tuple(lengths), prompts
         made = Prompts(model.tokenizer)

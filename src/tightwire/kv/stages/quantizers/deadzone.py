@@ -1,15 +1,15 @@
-"""`deadzone`: one step for all channels of a layer's head, with a wide zero; the entropy coder makes bits of it.
+"""`deadzone`: one step for all channels, or one for each layer, with a wide zero; the entropy coder makes bits of it.
 
 Behind an entropy coder equal steps are near the best for all channels, whatever their spread (Gish & Pierce,
 Asymptotically efficient quantizing, 1968; with a wide zero: JPEG 2000, ISO 15444-1, Annex E): bits go where the spread
 is, channels below the step cost almost none, and none has parameters of its own. `allocate` fixes the bits and takes the
 error that comes; this fixes the error and takes the bits. It is for values around zero, as principal components are.
 
-Δ = `step` % of the root mean square of the layer's head, at least its largest magnitude / 108, rounded to 5 significant
-bits. q = x / Δ with 0.4 added to its magnitude, cut towards zero, so |error| ≤ 0.6 Δ. Segments as in `channels`; a
-segment's peak m is max |q|, rounded up to 3 significant bits; its symbols are q + m, of 2m + 1 levels (2 where m is 0).
-lo = -m Δ has 8 significant bits: it is bf16 as Δ is. Payload parameters: Δ of each layer's head, bf16; then an index
-into the peaks, one byte for each segment.
+Δ = `step` % of the root mean square of the block times the layer's weight (a table's; 1 without), at least the largest
+magnitude of the layer's head / 108, rounded to 5 significant bits. q = x / Δ with 0.4 added to its magnitude, cut towards
+zero, so |error| ≤ 0.6 Δ. Segments as in `channels`; a segment's peak m is max |q|, rounded up to 3 significant bits; its
+symbols are q + m, of 2m + 1 levels (2 where m is 0). lo = -m Δ has 8 significant bits: it is bf16 as Δ is. Payload
+parameters: Δ of each layer's head, bf16; then an index into the peaks, one byte for each segment. Decoding needs no table.
 """
 
 from __future__ import annotations
@@ -20,10 +20,21 @@ import numpy as np
 import numpy.typing as npt
 
 from tightwire.errors import FrameError
+from tightwire.kv import tables
 from tightwire.kv.block import F32, U8, U16
 from tightwire.kv.kernels import reference
 from tightwire.kv.stages import subspace
-from tightwire.kv.stages.base import STAGES, NotFiniteError, Place, Quantized, Shape, Stage, read_array, require_range
+from tightwire.kv.stages.base import (
+    OWN,
+    STAGES,
+    NotFiniteError,
+    Place,
+    Quantized,
+    Shape,
+    Stage,
+    read_array,
+    require_range,
+)
 from tightwire.kv.stages.quantizers.channels import Channels, Parameters
 
 PEAKS: U8 = np.array(
@@ -39,11 +50,13 @@ _LARGEST = 2.0**126  # what is larger might have a lo that is not finite
 @STAGES.register("deadzone")
 @dataclass(frozen=True)
 class Deadzone(Channels):
-    """`step`: percent of the root mean square; `channels`: how many share a peak."""
+    """`step`: percent of the root mean square; `channels`: how many share a peak; `table`: `own` (the same step in all
+    layers) or the name of one of kind `deadzone`: `weight` fp32 `[layers]` (`sensitivity.steps`)."""
 
     name = "deadzone"
     step: int = 100
     channels: int = 8
+    table: str = OWN
 
     def __post_init__(self) -> None:
         require_range("deadzone: step", self.step, 1, 1000)
@@ -59,9 +72,10 @@ class Deadzone(Channels):
         if largest.max() > _LARGEST:
             raise NotFiniteError("values hold a range that bf16 parameters cannot express")
         of_head = largest.reshape(heads, -1).max(axis=1).astype(np.float64)
-        flat = rows.reshape(heads, -1)
-        power = np.einsum("hn,hn->h", flat, flat, dtype=np.float64) / flat.shape[1]
-        step = _short(np.maximum(np.maximum(self.step / 100 * np.sqrt(power), of_head / _MOST), _LEAST))
+        flat = rows.reshape(-1)
+        size = np.sqrt(np.einsum("n,n", flat, flat, dtype=np.float64) / flat.size)
+        wanted = self.step / 100 * size * np.repeat(self._weight(shape[0], place), shape[1])
+        step = _short(np.maximum(np.maximum(wanted, of_head / _MOST), _LEAST))
         inverse = np.repeat((1 / step).astype(np.float32), len(rows) // heads)
         scaled = rows * inverse[:, None, None]
         scaled += np.copysign(_ROUNDING, scaled)
@@ -85,6 +99,18 @@ class Deadzone(Channels):
             raise FrameError("payload", "the largest multiple of a head's step is not finite")
         width = self.width(shape[3])
         return Parameters(_LEVELS[chosen], np.repeat(subspace.nearest_bf16(lo), width), np.repeat(each, width), 2 * heads + segments)
+
+    def _weight(self, layers: int, place: Place) -> npt.NDArray[np.float64]:
+        """Of these layers; MissingTableError when the table does not cover them."""
+        if self.table == OWN:
+            return np.ones(layers)
+        weight = np.asarray(tables.find(self.table, self.name).array("weight"), np.float64)
+        end = place.layer_start + layers
+        if weight.ndim != 1 or len(weight) < end:
+            raise tables.MissingTableError(
+                f"table {self.table!r} is for {list(weight.shape)} layers, not for layers {place.layer_start} to {end}"
+            )
+        return weight[place.layer_start : end]
 
 
 def _short(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
