@@ -48,8 +48,16 @@ def test_one_slow_pair_is_a_link() -> None:
 
 
 def test_the_answers_to_what_its_sender_receives_share_the_queue_of_a_device() -> None:
-    found = links.find(QUIET, looks(p12={"rate": 5 * MB, "rtt_s": 0.01}, p01={"rtt_s": 0.005}))
+    answered_late = {"rate": 6 * MB, "delivery": 100 * MB, "rtt_s": 0.005}
+    found = links.find(QUIET, looks(p12={"rate": 5 * MB, "rtt_s": 0.01}, p01=answered_late))
     assert (found.pairs, found.devices) == (((1, 2),), (1,))
+
+
+def test_answers_that_a_busy_machine_gives_late_now_and_then_share_no_queue() -> None:
+    """A millisecond later than usual beside a link that is slower by as much: half the time under way, in a real job."""
+    answered_late = {"rate": 10 * MB, "delivery": 100 * MB, "rtt_s": 0.0012}
+    found = links.find(QUIET, looks(p12={"rate": 5 * MB, "rtt_s": 0.0018}, p01=answered_late))
+    assert (found.pairs, found.devices) == (((1, 2),), ())
 
 
 def test_several_slow_pairs_of_one_rank_are_its_device() -> None:

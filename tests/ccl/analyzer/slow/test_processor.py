@@ -11,10 +11,11 @@ from tightwire.ccl.digest import RANK
 
 @dataclass
 class Standing:
-    """Of ranks that are held back for so long until `at_s`, all told."""
+    """Of ranks that are held back or get no processor for so long until `at_s`, all told."""
 
     at_s: float
     held_s: list[float]
+    starved_s: list[float]
     known: np.ndarray = field(init=False)
     seen_s: np.ndarray = field(init=False)
     rows: np.ndarray = field(init=False)
@@ -24,20 +25,34 @@ class Standing:
         self.seen_s = np.full(len(self.held_s), self.at_s)
         self.rows = np.zeros(len(self.held_s), RANK)
         self.rows["state"], self.rows["throttled_s"] = b"R", self.held_s
-        self.rows["starved_s"] = self.rows["throttled_s"] + 1.5 * self.at_s
+        self.rows["starved_s"] = self.rows["throttled_s"] + self.starved_s
 
 
-def seen(*told: tuple[float, list[float]]) -> ProcessorTime:
+def seen(*told: tuple[float, list[float]], starved: bool = False) -> ProcessorTime:
     found = ProcessorTime()
-    for at_s, held_s in told:
-        found.take(Standing(at_s, held_s))
+    for at_s, times_s in told:
+        none = [0.0] * len(times_s)
+        found.take(Standing(at_s, *(none, times_s) if starved else (times_s, none)))
     return found
+
+
+@pytest.mark.parametrize(
+    ("now_s", "starved_s"),
+    [
+        ([1.5, 1.5, 1.5], [0.0, 0.0, 0.0]),  # as ever
+        ([3.0, 1.5, 1.5], [1.5, 0.0, 0.0]),  # one of them more than the others
+        ([3.0, 2.8, 3.1], [1.5, 1.3, 1.6]),  # the machine has become busy: chance decides who is late
+    ],
+)
+def test_the_machine_keeps_a_rank_waiting_more_than_the_others_or_than_before(now_s: list[float], starved_s: list[float]) -> None:
+    found = seen((0.0, [0.0] * 3), (4.0, [1.0] * 3), (6.0, now_s), starved=True)
+    assert found.starved_s(4.5) == pytest.approx(starved_s)
+    assert ProcessorTime().starved_s(0.0).size == 0
 
 
 def test_only_what_a_quota_holds_back_beyond_the_usual_counts() -> None:
     found = seen((0.0, [0.0, 0.0]), (4.0, [0.4, 0.0]), (6.0, [0.6, 0.8]))
     assert found.held_back_s(4.5) == pytest.approx([0.0, 0.8])
-    assert found.starved_s(4.5) == pytest.approx([3.0, 3.0])
 
 
 def test_without_a_time_before_all_of_it_counts() -> None:

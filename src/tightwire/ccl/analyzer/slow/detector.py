@@ -188,15 +188,14 @@ class Detector:
         return links.find(self._looks.before(self._onset()), self._looks.now())
 
     def _to_blame(self, full: Excess) -> tuple[int, ...]:
-        """The slow ranks, less those whom the machine kept waiting for a processor more than the others."""
+        """The slow ranks, less those whom the machine kept waiting for a processor, more than the others or than before."""
         slow = full.slow_ranks
         if not slow:
             return ()
         account, base = self._learnt()
-        starved = self._processor.starved_s(list(account.end_s)[-full.steps])
-        excess_s = starved - np.median(starved)
+        starved_s = self._processor.starved_s(list(account.end_s)[-full.steps])
         lost_s = np.maximum(full.own, full.work) * full.steps * base.step_s
-        return tuple(rank for rank in slow if excess_s[rank] < STARVED * lost_s[rank])
+        return tuple(rank for rank in slow if starved_s[rank] < STARVED * lost_s[rank])
 
     def _held_back(self, full: Excess) -> tuple[int, ...]:
         """The ranks that a processor quota held back for a good part of what was lost. Wherever the quota runs out, also

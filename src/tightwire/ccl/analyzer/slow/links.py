@@ -28,7 +28,8 @@ SOME = 0.05  # of the slow pair's bytes: less says nothing about a queue
 CARRIED = 0.5  # of what NCCL says it sent went over sockets: all of it does
 LEAST_BYTES = 20_000  # of a pair in a window, for its figures to say something
 ALIKE = 4.0  # times as many bytes at most, to be compared
-QUEUE, ROUND_TRIP = 0.35, 2.5  # of what the slow pair's round trip grew by, and times that of others: it waits in the same queue
+AS_LONG = 0.67  # as the slow pair's bytes at least, others were under way whose answers wait in the same queue
+QUEUE, ROUND_TRIP = 0.35, 2.0  # of what the slow pair's round trip grew by, and times that of others: it waits in the same queue
 
 _LOOK = np.dtype(
     [
@@ -249,8 +250,8 @@ def _stands(values: Floats) -> Bools:
 
 def _shares_queue(pair: Pair, end: int, before: Flows, now: Flows) -> bool:
     """Whether the other packets that the sender sends (`end` 0; 1: that the receiver receives) suffer as well: data to
-    others; or, where it sends nobody else as much, the answers to what it receives, whose round trips grow as the pair's own
-    does."""
+    others; or, where it sends nobody else as much, the answers to what it receives, whose round trips and time under way grow
+    as the pair's own do."""
     rank, (near, far) = pair[end], (now.rank, now.peer)[:: 1 - 2 * end]
     mine = int(np.flatnonzero((now.rank == pair[0]) & (now.peer == pair[1]))[0])
     sent = now.sent_bytes
@@ -265,9 +266,9 @@ def _shares_queue(pair: Pair, end: int, before: Flows, now: Flows) -> bool:
             return True
     if (sent[data] >= BULK * sent[mine]).any():
         return False
-    grown_s = _grown(before, now)
+    grown_s, longer_s = _grown(before, now), _longer_busy(before, now)
     usual_rtt_s = float(np.median(now.rtt_s[apart & large])) if (apart & large).any() else np.inf
-    answers = beside & (far == rank)
+    answers = beside & (far == rank) & (longer_s >= AS_LONG * longer_s[mine])
     return bool((answers & (grown_s > QUEUE * grown_s[mine]) & (now.rtt_s > ROUND_TRIP * usual_rtt_s)).any())
 
 

@@ -37,19 +37,27 @@ class ProcessorTime:
         self._told.append((float(standing.seen_s[standing.known].max()), np.stack([starved_s, held_back_s])))
 
     def starved_s(self, since_s: float) -> Floats:
-        """By rank: how long it was ready to run since then and got no processor, but for a quota's doing."""
-        found: Floats = self._grown(self._at(since_s), -1)[0]
+        """By rank: how much longer than the others, or than it used to, it was ready to run since then and got no processor,
+        but for a quota's doing: where a machine has become busy, chance decides who is late."""
+        starved = self._grown(self._at(since_s), -1)[0]
+        if not len(starved):
+            return starved
+        found: Floats = np.maximum(starved - np.median(starved), self._beyond_usual(since_s)[0])
         return found
 
     def held_back_s(self, since_s: float) -> Floats:
         """By rank: for how much longer than it used to be a quota held it back since then. Many jobs live with a quota."""
+        found: Floats = np.maximum(self._beyond_usual(since_s)[1], 0.0)
+        return found
+
+    def _beyond_usual(self, since_s: float) -> Floats:
+        """[2, ranks] since then, less as much as there was in such a time before."""
         then = self._at(since_s)
-        grown, before = self._grown(then, -1)[1], np.maximum(self._grown(0, then)[1], 0.0)
+        grown, before = self._grown(then, -1), np.maximum(self._grown(0, then), 0.0)
         if then > 0:
             first_s, then_s, now_s = (self._told[at][0] for at in (0, then, -1))
             grown -= before * (now_s - then_s) / max(then_s - first_s, now_s - then_s)
-        found: Floats = np.maximum(grown, 0.0)
-        return found
+        return grown
 
     def _at(self, since_s: float) -> int:
         """The look from which on to count."""
