@@ -39,7 +39,7 @@ class ProcessorTime:
     def starved_s(self, since_s: float) -> Floats:
         """By rank: how much longer than the others, or than it used to, it was ready to run since then and got no processor,
         but for a quota's doing: where a machine has become busy, chance decides who is late."""
-        starved = self._grown(self._at(since_s), -1)[0]
+        starved: Floats = self._grown(self._at(since_s), -1)[0]
         if not len(starved):
             return starved
         found: Floats = np.maximum(starved - np.median(starved), self._beyond_usual(since_s)[0])
