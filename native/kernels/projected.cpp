@@ -15,13 +15,13 @@ using namespace nanobind::literals;
 
 void tightwire::bind_projected(nb::module_& m) {
     m.def("decode_projected",
-          [](Array<const uint8_t, 1> data, Array<const uint16_t, 1> levels, Array<const uint16_t, 1> lo, Array<const uint16_t, 1> step,
-             Array<const float, 4> basis, Array<const float, 2> mean, Array<const float, 2> cos, Array<const float, 2> sin,
+          [](Array<const uint8_t, 1> data, Array<const bool, 1> coded, Array<const uint16_t, 1> levels, Array<const uint16_t, 1> lo,
+             Array<const uint16_t, 1> step, Array<const float, 4> basis, Array<const float, 2> mean, Array<const float, 2> cos, Array<const float, 2> sin,
              ValuesOut out, const std::string& isa) -> std::string {
               const size_t units = basis.shape(0), features = basis.shape(1) * 32, directions = basis.shape(2);
-              const size_t tokens = out.shape(1), dim = out.shape(2), channels = units * directions, segments = levels.shape(0);
+              const size_t tokens = out.shape(1), dim = out.shape(2), segments = levels.shape(0), all = coded.shape(0);
               check_strides(out);
-              require(channels && tokens && dim && dim % 32 == 0 && features && features % dim == 0 && basis.shape(3) == 32,
+              require(units && directions && tokens && dim && dim % 32 == 0 && features && features % dim == 0 && basis.shape(3) == 32,
                       "basis must be [units, features / 32, directions, 32], head_dim a multiple of 32 that divides the features");
               require(out.shape(0) == units * (features / dim), "out must be [units * heads, tokens, dim]");
               require(mean.shape(0) == units && mean.shape(1) == features, "mean must be [units, features]");
@@ -30,15 +30,19 @@ void tightwire::bind_projected(nb::module_& m) {
                   require(turns ? angles->shape(0) == tokens && 2 * angles->shape(1) == dim && dim % 64 == 0
                                 : angles->shape(0) == 0,
                           "cos and sin must be [tokens, dim / 2], dim a multiple of 64, or empty");
-              require(segments && channels % segments == 0, "levels must be one for equally many channels");
-              require(lo.shape(0) == channels && step.shape(0) == channels, "lo and step must be one for each channel");
+              require(all && all % units == 0 && units * directions % all == 0, "coded must be one for equally many directions of a unit");
+              const size_t width = units * directions / all, channels = segments * width, count = width * tokens;
+              std::vector<size_t> first(units + 1, 0);  // of each unit's segments among those that are coded
+              for (size_t s = 0; s < all; ++s) first[s / (all / units) + 1] += coded.data()[s];
+              for (size_t u = 0; u < units; ++u) first[u + 1] += first[u];
+              require(segments && first[units] == segments, "levels must be one for each segment that is coded");
+              require(lo.shape(0) == channels && step.shape(0) == channels, "lo and step must be one for each channel that is coded");
               for (size_t s = 0; s < segments; ++s)
                   require(levels.data()[s] >= 2 && levels.data()[s] <= 256, "levels must be 2 to 256");
               const Kernels& k = choose(isa);
               nb::gil_scoped_release release;
               for (size_t c = 0; c < channels; ++c)
                   if ((lo.data()[c] & 0x7FFF) >= 0x7F80 || step.data()[c] >= 0x7F80) return "a group's parameters are not finite";
-              const size_t count = channels / segments * tokens;
               std::vector<uint8_t> symbols(channels * tokens);
               const std::string wrong = decode_runs(k, {segments, count, levels.data(), nullptr}, data.data(), data.shape(0),
                                                     [&](size_t s, const uint8_t* from) {
@@ -47,16 +51,28 @@ void tightwire::bind_projected(nb::module_& m) {
                                                     });
               if (!wrong.empty()) return wrong;
               parallel(units, [&](size_t u) {
-                  const Coordinates coordinates{symbols.data() + u * directions * tokens, lo.data() + u * directions,
-                                                step.data() + u * directions, directions, tokens};
-                  const Space space{basis.data() + u * directions * features, mean.data() + u * features,
+                  const size_t from = first[u] * width, kept = (first[u + 1] - first[u]) * width;
+                  const float* weights = basis.data() + u * directions * features;
+                  std::vector<float> fewer;  // the basis without the directions in which all is zero
+                  if (kept < directions) {
+                      fewer.reserve(features * kept);
+                      for (size_t column = 0; column < features; column += 32)
+                          for (size_t s = 0; s < all / units; ++s)
+                              if (coded.data()[u * (all / units) + s]) {
+                                  const float* rows = weights + column * directions + s * width * 32;
+                                  fewer.insert(fewer.end(), rows, rows + width * 32);
+                              }
+                      weights = fewer.data();
+                  }
+                  const Coordinates coordinates{symbols.data() + from * tokens, lo.data() + from, step.data() + from, kept, tokens};
+                  const Space space{weights, mean.data() + u * features,
                                     turns ? cos.data() : nullptr, turns ? sin.data() : nullptr, features, dim};
                   std::vector<float> scratch(scratch_floats(coordinates, space));
                   k.reconstruct(coordinates, space, scratch.data(), segment(out, u * (features / dim)), size_t(out.stride(0)));
               });
               return {};
           },
-          "data"_a, "levels"_a, "lo"_a, "step"_a, "basis"_a, "mean"_a, "cos"_a, "sin"_a, "out"_a, "isa"_a = "");
+          "data"_a, "coded"_a, "levels"_a, "lo"_a, "step"_a, "basis"_a, "mean"_a, "cos"_a, "sin"_a, "out"_a, "isa"_a = "");
     m.def("project",
           [](Values values, Array<const float, 4> basis, Array<const float, 2> offset, Array<const float, 2> cos,
              Array<const float, 2> sin, Array<float, 3> y, Array<float, 2> low, Array<float, 2> high,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tightwire import _kernels  # type: ignore[attr-defined]
@@ -119,14 +120,16 @@ def decode(
 
 
 def decode_projected(
-    data: U8, levels: U16, lo: U16, step: U16, basis: F32, mean: F32, turns: tuple[F32, F32] | None, out: U16, isa: str = ""
-) -> None:
-    """The entropy coder's bytes → (lo + symbol · step) · basis + mean as bf16, within the rounding of fp32 sums. `levels`
-    `[S]`, each of as many of the U·R channels; their lo and step as bf16 bits `[U·R]`; basis `[U, C/32, R, 32]`, mean `[U, C]`;
+    data: U8, coded: npt.NDArray[np.bool_], levels: U16, lo: U16, step: U16, basis: F32, mean: F32,
+    turns: tuple[F32, F32] | None, out: U16, isa: str = "",
+) -> None:  # fmt: skip
+    """The entropy coder's bytes → (lo + symbol · step) · basis + mean as bf16, within the rounding of fp32 sums. `coded`
+    `[A]`: which segments of as many of the U·R channels are there, the others being zero; `levels` `[S]` of those that are;
+    lo and step of their channels, bf16 bits; basis `[U, C/32, R, 32]`, mean `[U, C]`;
     `out` `[U·C/D, T, D]`, D a multiple of 32. `turns`: cosines and sines `[T, D/2]` by which each pair (i, i + D/2) is
     turned, D a multiple of 64. Basis, mean and turns are `interleaved`. FrameError for what no encoder writes."""
     cos, sin = turns or (_NONE, _NONE)
-    wrong = _kernels.decode_projected(data, levels, lo, step, basis, mean, cos, sin, out, isa)
+    wrong = _kernels.decode_projected(data, coded, levels, lo, step, basis, mean, cos, sin, out, isa)
     if wrong:
         raise FrameError("payload", wrong)
 

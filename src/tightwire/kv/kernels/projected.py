@@ -47,7 +47,7 @@ def decode(data: memoryview, stages: tuple[Stage, ...], shape: Shape, place: Pla
     out = torch.empty(shape, dtype=torch.bfloat16)
     found = quantizer.parameters(data, pca.out_shape(shape))
     native.decode_projected(
-        np.frombuffer(data[found.size :], np.uint8), found.levels, found.lo, found.step, basis, mean, turns,
+        np.frombuffer(data[found.size :], np.uint8), found.coded, found.levels, found.lo, found.step, basis, mean, turns,
         native.segments(out), isa,
     )  # fmt: skip
     return out

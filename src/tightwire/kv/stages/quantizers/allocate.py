@@ -97,7 +97,7 @@ class Allocate(Channels):
         if MENU_BITS[chosen].mean() > self.budget:
             raise FrameError("payload", f"the levels take more than {self.centibits / 100} bits for each value")
         lo, step = groups.read(data[segments : segments + 4 * channels], shape, _CELLS)
-        return Parameters(MENU[chosen], lo, step, segments + 4 * channels)
+        return Parameters(np.ones(segments, bool), MENU[chosen], lo, step, segments + 4 * channels)
 
     def _held(self, shape: tuple[int, ...], place: Place) -> F32:
         """The table's weights `[L, H, D]`; MissingTableError when it does not cover them."""

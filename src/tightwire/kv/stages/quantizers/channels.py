@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tightwire.kv.block import F32, U16
 from tightwire.kv.kernels import reference
@@ -17,9 +18,10 @@ from tightwire.kv.stages.base import Layout, NotFiniteError, Place, Quantized, Q
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """What a payload says before its symbols, which takes `size` bytes: `levels` `[S]`; `lo` and `step`, bf16 bits, finite,
-    `[S·width]`."""
+    """What a payload says before its symbols, which takes `size` bytes. `coded` bool `[S]`: segments that have symbols, at
+    least one; in the others all is zero. Of those that have: `levels`; `lo` and `step` of each channel, bf16 bits, finite."""
 
+    coded: npt.NDArray[np.bool_]
     levels: U16
     lo: U16
     step: U16
@@ -32,7 +34,8 @@ class Channels(Quantizer):
     channels: int
 
     def rows_quantized(self, rows: F32, low: F32, high: F32, shape: tuple[int, ...], place: Place) -> Quantized:
-        """`quantize` of finite values `shape` as rows `[S, width, T]`, whose minima and maxima `[S, width]` are known."""
+        """`quantize` of finite values `shape` as rows `[S, width, T]`, whose minima and maxima `[S, width]` are known; symbols
+        and levels of the segments that are coded."""
         raise NotImplementedError
 
     def parameters(self, data: memoryview, shape: Shape) -> Parameters:
@@ -61,6 +64,7 @@ class Channels(Quantizer):
         found = self.parameters(memoryview(q.params), shape)
         require_bytes("the parameters", q.params, found.size)
         rows = q.symbols.reshape(len(found.levels), -1, tokens)
+        x = np.zeros((len(found.coded), self.width(dim), tokens), np.float32)
         with np.errstate(over="ignore"):
-            x = reference.dequantize(rows, found.lo, found.step, tokens, found.levels)
+            x[found.coded] = reference.dequantize(rows, found.lo, found.step, tokens, found.levels)
         return np.ascontiguousarray(x.reshape(layers, heads, dim, tokens).swapaxes(2, 3))

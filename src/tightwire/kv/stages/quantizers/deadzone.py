@@ -8,8 +8,9 @@ error that comes; this fixes the error and takes the bits. It is for values arou
 Δ = `step` % of the root mean square of the block times the layer's weight (a table's; 1 without), at least the largest
 magnitude of the layer's head / 108, rounded to 5 significant bits. q = x / Δ with 0.4 added to its magnitude, cut towards
 zero, so |error| ≤ 0.6 Δ. Segments as in `channels`; a segment's peak m is max |q|, rounded up to 3 significant bits; its
-symbols are q + m, of 2m + 1 levels (2 where m is 0). lo = -m Δ has 8 significant bits: it is bf16 as Δ is. Payload
-parameters: Δ of each layer's head, bf16; then an index into the peaks, one byte for each segment. Decoding needs no table.
+symbols are q + m, of 2m + 1 levels. Where m is 0 it has none (but the first, of 2 levels, where all are 0). lo = -m Δ has
+8 significant bits: it is bf16 as Δ is. Payload parameters: Δ of each layer's head, bf16; then an index into the peaks, one
+byte for each segment. Decoding needs no table.
 """
 
 from __future__ import annotations
@@ -77,12 +78,13 @@ class Deadzone(Channels):
         wanted = self.step / 100 * size * np.repeat(self._weight(shape[0], place), shape[1])
         step = _short(np.maximum(np.maximum(wanted, of_head / _MOST), _LEAST))
         inverse = np.repeat((1 / step).astype(np.float32), len(rows) // heads)
-        scaled = rows * inverse[:, None, None]
-        scaled += np.copysign(_ROUNDING, scaled)
         chosen = np.searchsorted(PEAKS, (largest * inverse + _ROUNDING).astype(np.uint8)).astype(np.uint8)
-        symbols = scaled.astype(np.int8).view(np.uint8) + PEAKS[chosen][:, None, None]  # modulo 256, as it should
+        coded = _coded(chosen)
+        scaled = rows[coded] * inverse[coded, None, None]
+        scaled += np.copysign(_ROUNDING, scaled)
+        symbols = scaled.astype(np.int8).view(np.uint8) + PEAKS[chosen[coded]][:, None, None]  # modulo 256, as it should
         params = subspace.nearest_bf16(step.astype(np.float32)).tobytes() + chosen.tobytes()
-        return Quantized(symbols.reshape(len(rows), -1), _LEVELS[chosen], params)
+        return Quantized(symbols.reshape(len(symbols), -1), _LEVELS[chosen[coded]], params)
 
     def parameters(self, data: memoryview, shape: Shape) -> Parameters:
         heads, segments = shape[0] * shape[1], self.segments(shape)
@@ -92,13 +94,14 @@ class Deadzone(Channels):
             raise FrameError("payload", f"{chosen.max()} is not an index into the {len(PEAKS)} peaks")
         if (step >= 0x7F80).any():
             raise FrameError("payload", "a head's step is negative or not finite")
-        each = np.repeat(step, segments // heads)
+        coded = _coded(chosen)
+        each, chosen = np.repeat(step, segments // heads)[coded], chosen[coded]
         with np.errstate(over="ignore"):
             lo = reference.from_bf16(each) * -PEAKS[chosen].astype(np.float32)
         if not np.isfinite(lo).all():
             raise FrameError("payload", "the largest multiple of a head's step is not finite")
         width = self.width(shape[3])
-        return Parameters(_LEVELS[chosen], np.repeat(subspace.nearest_bf16(lo), width), np.repeat(each, width), 2 * heads + segments)
+        return Parameters(coded, _LEVELS[chosen], np.repeat(subspace.nearest_bf16(lo), width), np.repeat(each, width), 2 * heads + segments)
 
     def _weight(self, layers: int, place: Place) -> npt.NDArray[np.float64]:
         """Of these layers; MissingTableError when the table does not cover them."""
@@ -111,6 +114,13 @@ class Deadzone(Channels):
                 f"table {self.table!r} is for {list(weight.shape)} layers, not for layers {place.layer_start} to {end}"
             )
         return weight[place.layer_start : end]
+
+
+def _coded(chosen: U8) -> npt.NDArray[np.bool_]:
+    """Which segments have symbols: those with a peak, the first where none has one."""
+    coded = chosen > 0
+    coded[0] |= not coded.any()
+    return coded
 
 
 def _short(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
