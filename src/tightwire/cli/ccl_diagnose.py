@@ -14,6 +14,11 @@ from tightwire.ccl.verdict import Verdict
 from tightwire.cli.ccl_panel import HANG_STATUS, panel
 from tightwire.errors import ConfigError
 
+_SILENT = (
+    "no dump came from {} pipes that were asked: torch looks at its pipe every second only where the job has "
+    "TORCH_NCCL_DUMP_ON_TIMEOUT=1, else once in TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
@@ -83,7 +88,7 @@ def watch(
     from tightwire.core.clock import MonotonicClock
 
     console, clock, watched, live = Console(), MonotonicClock(), Watch(), Live(where)
-    count, unread = 0, set[str]()
+    count, unread, told = 0, set[str](), False
     try:
         while True:
             for found, final in live.look():
@@ -99,6 +104,9 @@ def watch(
                         console.print(panel(verdict, f"confidence {verdict.confidence}"))
                 if over and not json:
                     console.print("it goes on: nothing of that stands any more", highlight=False)
+            if live.silent and not told and not json:
+                told = True
+                console.print(Text(_SILENT.format(live.silent)), soft_wrap=True)
             count += 1
             if count == looks:
                 break

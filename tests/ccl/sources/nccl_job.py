@@ -90,6 +90,7 @@ def main(out: Path, fault: str, guilty: int, at: int) -> None:
     variables = dict(VARIABLES)
     if fault == "live":
         dumps = str(out / "live" / "rank_")
+        variables |= {"TORCH_NCCL_DUMP_ON_TIMEOUT": "1"}  # only then torch looks at its pipe every second
         variables |= {"TORCH_NCCL_DEBUG_INFO_PIPE_FILE": dumps, "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": dumps, "TORCH_FR_DUMP_TEMP_FILE": dumps}
     command = [sys.executable, __file__, str(out), fault, str(guilty), str(at)]
     ranks = [

@@ -13,7 +13,8 @@ State = dict[str, tuple[int, int]]
 
 
 class Live:
-    """`where`: one folder, or addresses of worker servers by rank."""
+    """`where`: one folder, or addresses of worker servers by rank. `silent`: pipes that were asked at the look before the
+    last, where no dump is there yet."""
 
     def __init__(self, where: Sequence[str]) -> None:
         self._folder = Path(where[0]) if len(where) == 1 and not where[0].startswith("http://") else None
@@ -21,7 +22,7 @@ class Live:
             raise ConfigError(f"where: folder {where[0]!r} does not exist; make it before the job starts")
         self._addresses = ask.addresses(where) if self._folder is None else {}
         self._known: dict[int, str] = {}
-        self._asked = False
+        self._asked = self.silent = 0
         self._seen: State = {}
         self._judged: State = {}
 
@@ -34,11 +35,12 @@ class Live:
             sets.append((ask.ask(self._known), False))
         if self._folder is not None:
             state = _state(self._folder)
+            self.silent = 0 if state else self._asked
             if state and state != self._judged and (state == self._seen or self._asked):
                 self._judged = state
-                sets.append((read(self._folder), not self._asked))
+                sets.append((read(self._folder), self._asked == 0))
             self._seen = state
-            self._asked = ask.ring(self._folder) > 0
+            self._asked = ask.ring(self._folder)
         return sets
 
 
