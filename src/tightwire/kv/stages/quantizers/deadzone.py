@@ -45,6 +45,7 @@ _LEVELS: U16 = np.maximum(2 * PEAKS.astype(np.uint16) + 1, 2)
 _ROUNDING = np.float32(0.4)
 _MOST = 108.0  # 1.6 % more for the rounding of the step is below the largest peak
 _LEAST = 2.0**-126  # the smallest normal bf16
+_FINE = 2.0**-64, 2.0**120
 _LARGEST = 2.0**126  # what is larger might have a lo that is not finite
 
 
@@ -73,9 +74,7 @@ class Deadzone(Channels):
         if largest.max() > _LARGEST:
             raise NotFiniteError("values hold a range that bf16 parameters cannot express")
         of_head = largest.reshape(heads, -1).max(axis=1).astype(np.float64)
-        flat = rows.reshape(-1)
-        size = np.sqrt(np.einsum("n,n", flat, flat, dtype=np.float64) / flat.size)
-        wanted = self.step / 100 * size * np.repeat(self._weight(shape[0], place), shape[1])
+        wanted = self.step / 100 * _root_mean_square(rows.reshape(-1)) * np.repeat(self._weight(shape[0], place), shape[1])
         step = _short(np.maximum(np.maximum(wanted, of_head / _MOST), _LEAST))
         inverse = np.repeat((1 / step).astype(np.float32), len(rows) // heads)
         chosen = np.searchsorted(PEAKS, (largest * inverse + _ROUNDING).astype(np.uint8)).astype(np.uint8)
@@ -114,6 +113,14 @@ class Deadzone(Channels):
                 f"table {self.table!r} is for {list(weight.shape)} layers, not for layers {place.layer_start} to {end}"
             )
         return weight[place.layer_start : end]
+
+
+def _root_mean_square(x: F32) -> float:
+    with np.errstate(over="ignore", under="ignore"):
+        power = float(x @ x)
+    if not _FINE[0] < power < _FINE[1]:  # for fp32
+        power = float(np.einsum("n,n", x, x, dtype=np.float64))
+    return float(np.sqrt(power / x.size))
 
 
 def _coded(chosen: U8) -> npt.NDArray[np.bool_]:
