@@ -82,8 +82,14 @@ def steps(losses: Sequence[float], errors: npt.ArrayLike, model: str) -> Table:
 
 def layers_alone(suite: Suite, strategy: Strategy, side: Literal["k", "v"]) -> tuple[list[float], list[float]]:
     """(losses, mean squared errors) `[L]` of one side's layers, one measurement each."""
-    found = [suite.measure_part(strategy, Part(side, layer)) for layer in range(suite.shape[0])]
-    return [1 - quality.relative for quality, _ in found], [error for _, error in found]
+    found = [_alone(suite, strategy, Part(side, layer)) for layer in range(suite.shape[0])]
+    return [loss for loss, _ in found], [error for _, error in found]
+
+
+def _alone(suite: Suite, strategy: Strategy, part: Part) -> tuple[float, float]:
+    """(loss, mean squared error) when `part` alone is compressed."""
+    quality, error = suite.measure_part(strategy, part)
+    return 1 - quality.relative, error
 
 
 def measure(
@@ -95,10 +101,10 @@ def measure(
 
     def alone(part: Part) -> tuple[float, float]:
         nonlocal done
-        quality, error = suite.measure_part(strategy, part)
+        found = _alone(suite, strategy, part)
         done += 1
         progress(done, total)
-        return 1 - quality.relative, error
+        return found
 
     def side(name: Literal["k", "v"]) -> SideSensitivity:
         whole, _ = alone(Part(name))

@@ -63,13 +63,13 @@ class Calibration:
             "equalize.k": self._table(Equalize(), "k", []),
             "equalize.v": self._table(Equalize(), "v", []),
         }
+        made |= self._steps(stage, made)
         for table in made.values():
             table.save(folder)
-        made |= self._steps(folder, stage, made)
         return Calibrated({use: table.name for use, table in made.items()}, stage)
 
-    def _steps(self, folder: Path, rope_stage: str, made: dict[str, Table]) -> dict[str, Table]:
-        """`deadzone.k` and `deadzone.v`, behind the principal components of `made`; saved in `folder`."""
+    def _steps(self, rope_stage: str, made: dict[str, Table]) -> dict[str, Table]:
+        """`deadzone.k` and `deadzone.v`, behind the principal components of `made`."""
         suite = Suite(self._model, _LENGTHS, _PROMPTS, _OTHER_SEED + self._seed, self._chunk_tokens)
         sides: dict[SideName, str] = {"k": f"{rope_stage}+" if rope_stage else "", "v": ""}
         found = {}
@@ -77,8 +77,6 @@ class Calibration:
             chain = f"{before}pca:over=heads,keep=100,table={made[f'pca.{side}'].name}+{_ROUGH}+rans"
             strategy = Strategy.parse(f"{chain}/raw" if side == "k" else f"raw/{chain}")
             found[f"deadzone.{side}"] = steps(*layers_alone(suite, strategy, side), self._model.fingerprint)
-        for table in found.values():
-            table.save(folder)
         return found
 
     def _table(self, stage: Stage, side: SideName, before: Sequence[Stage]) -> Table:

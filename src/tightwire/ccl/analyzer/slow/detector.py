@@ -124,7 +124,7 @@ class Detector:
         early, full = excess.measure(account, EARLY_STEPS), excess.measure(account, steps)
         if early is None or full is None:
             return None
-        self._doubt(early, full, now_s)
+        self._doubt(early, full)
         if self._open is not None:
             return self._ended() or self._changed(full)
         held_back = self._held_back(full)
@@ -149,7 +149,7 @@ class Detector:
         self._processor = ProcessorTime()
         self._recent: deque[tuple[Floats, Floats]] = deque(maxlen=RECENT)
         self._looks = Looks()
-        self._doubting, self._doubted_steps, self._doubted_s = False, 0, 0.0
+        self._doubting, self._doubted_steps = False, 0
         self._judged = self._opened = 0
         self._open = None
 
@@ -161,12 +161,12 @@ class Detector:
             np.bincount(timing.group, timing.transfer_s, len(slots.facts)).astype(np.float32),
         )
 
-    def _doubt(self, early: Excess, full: Excess, now_s: float) -> None:
+    def _doubt(self, early: Excess, full: Excess) -> None:
         """The transport is looked at from the first doubt on, and what is seen then is no baseline."""
         doubtful = bool(early.slow_groups) or early.longer > 2 * SLOW or full.transfer.max(initial=0.0) > DOUBT
         doubtful |= full.longer >= DOUBT and self._held_back_shares(full).max(initial=0.0) >= DOUBT / 2
         if doubtful and not self._doubting:
-            self._doubting, self._doubted_steps, self._doubted_s = True, self._judged, now_s
+            self._doubting, self._doubted_steps = True, self._judged
             self._looks.begin()
         elif not doubtful and self._open is None and self._judged - self._doubted_steps > GIVE_UP_STEPS:
             self._doubting = False

@@ -90,14 +90,15 @@ class Allocate(Channels):
         return Quantized(symbols.reshape(len(rows), -1), levels, chosen.tobytes() + lo.tobytes() + step.tobytes())
 
     def parameters(self, data: memoryview, shape: Shape) -> Parameters:
-        segments, channels = self.segments(shape), shape[0] * shape[1] * shape[3]
+        segments = self.segments(shape)
+        size = segments + _CELLS.params_bytes(shape)
         chosen: U8 = read_array("the levels of the segments", data, "u1", (segments,))
         if chosen.max() >= len(MENU):
             raise FrameError("payload", f"{chosen.max()} is not an index into the {len(MENU)} level counts")
         if MENU_BITS[chosen].mean() > self.budget:
             raise FrameError("payload", f"the levels take more than {self.centibits / 100} bits for each value")
-        lo, step = groups.read(data[segments : segments + 4 * channels], shape, _CELLS)
-        return Parameters(np.ones(segments, bool), MENU[chosen], lo, step, segments + 4 * channels)
+        lo, step = groups.read(data[segments:size], shape, _CELLS)
+        return Parameters(np.ones(segments, bool), MENU[chosen], lo, step, size)
 
     def _held(self, shape: tuple[int, ...], place: Place) -> F32:
         """The table's weights `[L, H, D]`; MissingTableError when it does not cover them."""
