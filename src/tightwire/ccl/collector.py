@@ -13,7 +13,7 @@ from tightwire.ccl.digest import FRAME, UNKNOWN, Digest
 from tightwire.ccl.probe.process import ProcessState
 from tightwire.ccl.probe.ring import GroupFrame
 from tightwire.ccl.rounds import Rounds
-from tightwire.ccl.slots import Ints, Slots, put
+from tightwire.ccl.slots import Bools, Ints, Slots, put
 from tightwire.ccl.standing import Standing
 from tightwire.ccl.summary import GroupFacts, RankSample
 
@@ -43,7 +43,8 @@ class Collector:
     """`standing` of the ranks, `frames` of the slots (rows of `FRAME`) and `rounds`: the job as known so far. `ranks` and
     `groups` are the same as objects, for what looks at few of them; `restarts` counts how often the job began anew.
     Of ranks that are `unknown` (why, by rank) the frames are those last seen, without what they waited in: whether they
-    still do is not known."""
+    still do is not known. `undescribed`, by rank: it is in an operation of a group that nobody has described yet, and so has
+    no slot there."""
 
     def __init__(self) -> None:
         self.slots = Slots()
@@ -54,6 +55,7 @@ class Collector:
         self.groups: dict[int, GroupFacts] = {}
         self.unseen: dict[str, None] = {}  # in the order in which it was told
         self.unknown: dict[int, str] = {}
+        self.undescribed = np.zeros(0, bool)
         self.restarts = 0
         self._hosts: dict[str, int] = {}
 
@@ -84,7 +86,18 @@ class Collector:
         use = known & news[batch.rank_of]
         use = np.flatnonzero(use)
         put(self._told, slots[use], batch.frames.take(use))
+        self._note_undescribed(batch, fresh, ~known)
         self._note_unknown(batch, fresh)
+
+    def _note_undescribed(self, batch: Batch, fresh: Ints, homeless: Bools) -> None:
+        if len(self.undescribed) < len(self.standing.known):
+            self.undescribed = np.append(
+                self.undescribed, np.zeros(len(self.standing.known) - len(self.undescribed), bool)
+            )
+        self.undescribed[batch.ranks["rank"][fresh]] = False
+        if homeless.any():
+            inside = homeless & (batch.frames["entered"] > batch.frames["done"])
+            self.undescribed[batch.ranks["rank"][np.intersect1d(fresh, batch.rank_of[inside])]] = True
 
     def _note_unknown(self, batch: Batch, fresh: Ints) -> None:
         """Who is told of is known again."""

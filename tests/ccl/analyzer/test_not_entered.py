@@ -81,6 +81,17 @@ def test_the_cause_is_followed_through_groups() -> None:
     assert [s.rank for s in found] == [3]
 
 
+def test_who_waits_in_a_group_that_nobody_has_described_is_not_accused() -> None:
+    # 2 waits for somebody in group 7, of which only its number is known; 3 waits for nobody
+    stuck = [*STUCK[:2], sample(2, {1: (20, 20), 7: (8, 7)}), STUCK[3]]
+    moments = (*RHYTHM, (3.0, stuck), (12.0, stuck))
+    assert suspects(*moments) == []
+    other = GroupFacts(7, "other", [2, 4])
+    assert suspects(*moments, facts=[other]) == []  # 4 was never heard of
+    out = [*STUCK[:2], sample(2, {1: (20, 20), 7: (8, 8)}), STUCK[3]]
+    assert [s.rank for s in suspects(*moments, (13.0, out), (45.0, out))] == [2]
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_stopped_rank_is_named_soon_also_inside_the_operation(inside: bool) -> None:
     stuck = list(STUCK)

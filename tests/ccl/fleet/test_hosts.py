@@ -101,3 +101,11 @@ def test_of_a_host_that_is_lost_nothing_is_known_until_it_is_heard_again() -> No
     fleet.judge()
     assert fleet.hosts.unknown == fleet.collector.unknown == {}
     assert fleet.collector.frames["done"].tolist() == [4] * 4
+
+
+def test_a_job_may_have_a_host_for_each_rank() -> None:
+    fleet = Fleet()
+    for rank in range(5000):
+        fleet.tell(f"host{rank}", sample(rank, 5, 4))
+    fleet.judge(GATHER_S)
+    assert len(fleet.collector.ranks) == 5000

@@ -139,6 +139,7 @@ def _elsewhere(collector: Collector, waiting: Waits, now_s: float) -> list[Suspe
         return []
     stuck = waiting.by(silent)
     idle = silent & (now_s - standing.io_s >= limit_s) & (standing.rows["goodbye"] != Goodbye.IN_ORDER)
+    idle &= ~collector.undescribed  # it waits, for whom is not known
     roots = {rank: index for rank, index in stuck.roots().items() if idle[rank]}
     # as above: the first whose patience is over speaks for all that are silent, if somebody waited as long for it
     if not any(over[rank] for rank in roots) or not over[stuck.rank].any():

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from tightwire.ccl.connections import Connections, columns
-from tightwire.ccl.digest import FRAME, RANK, Digest
+from tightwire.ccl.digest import FRAME, MAX_RANKS, RANK, Digest
 from tightwire.ccl.evidence import Evidence
 from tightwire.ccl.fleet.host import Host
 from tightwire.ccl.fleet.messages import (
@@ -44,7 +44,7 @@ LOST_S = 5.0  # without a word
 GATHER_S, GATHER_MOST_S = 2.5, 20.0  # after the first host was heard
 SLICE_S = 0.25
 REPLAY_S, REPLAY_BYTES = 300.0, 16 * 2**20
-MAX_HOSTS = 4096
+MAX_HOSTS = MAX_RANKS  # each has a rank at least
 EVIDENCE_S, CONNECTIONS_S, GROUPS_S = 7.0, 2.0, 2.0  # to wait for an answer
 PRESENT_S = 1.5  # behind the present by more: what is asked now says nothing about then
 
