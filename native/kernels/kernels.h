@@ -31,6 +31,7 @@ struct Weights {
 struct Coordinates {
     const uint8_t* symbols;           // [directions, tokens]
     const uint16_t *lo, *step;        // [directions]
+    const uint32_t* places;           // [directions], among those of the space; in the others all is 0
     size_t directions, tokens;
 };
 
@@ -40,6 +41,7 @@ struct Space {
     const float* basis;               // [features / 32, directions, 32]
     const float* mean;                // [features]
     const float *cos, *sin;           // [tokens, dim / 2], dim a multiple of 64; or null
+    size_t directions;
     size_t features, dim;             // multiples of 32
 };
 constexpr size_t kTogether = 16;      // tokens that are worked on together
@@ -80,8 +82,8 @@ struct Kernels {
     // False if a packed symbol is not below `levels`. past_caches: nobody reads `out` soon.
     bool (*decode)(const uint8_t* symbols, const uint16_t* lo, const uint16_t* step, const Shape&, Mode,
                    const Weights&, int levels, int bits, bool past_caches, uint16_t* out);
-    // out: bf16 [features / dim, tokens, dim], heads `stride` apart; scratch: scratch_floats.
-    void (*reconstruct)(const Coordinates&, const Space&, float* scratch, uint16_t* out, size_t stride);
+    // out: bf16 [features / dim, tokens, dim], heads `stride` apart; scratch: scratch_floats; filled: [kTogether * directions].
+    void (*reconstruct)(const Coordinates&, const Space&, float* scratch, uint32_t* filled, uint16_t* out, size_t stride);
     // in: bf16 heads `stride` apart; y [directions, tokens], low and high [directions]; scratch: scratch_floats. False: a
     // value is not finite or above kTame, and nothing is usable.
     bool (*project)(const uint16_t* in, size_t stride, const Directions&, size_t tokens, float* scratch, float* y, float* low,

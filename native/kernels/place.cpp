@@ -11,13 +11,33 @@ using namespace nanobind::literals;
 
 namespace {
 
-// [rows, columns] to [columns, rows], in squares that stay in registers' reach.
+using Row = uint16_t __attribute__((vector_size(16)));
+
+// Rows and columns of 8 x 8 values in registers.
+inline void turn_eight(const uint16_t* in, size_t columns, uint16_t* out, size_t rows) {
+    constexpr Row kLow = {0, 8, 1, 9, 2, 10, 3, 11}, kHigh = {4, 12, 5, 13, 6, 14, 7, 15};
+    Row a[8], b[8];
+    for (size_t i = 0; i < 8; ++i) std::memcpy(&a[i], in + i * columns, sizeof(Row));
+    const auto mix = [&](const Row* from, Row* to) __attribute__((always_inline)) {
+        for (size_t i = 0; i < 4; ++i) {
+            to[2 * i] = __builtin_shuffle(from[i], from[i + 4], kLow);
+            to[2 * i + 1] = __builtin_shuffle(from[i], from[i + 4], kHigh);
+        }
+    };
+    mix(a, b);  // each time the six bits of a value's place are rotated by one
+    mix(b, a);
+    mix(a, b);
+    for (size_t i = 0; i < 8; ++i) std::memcpy(out + i * rows, &b[i], sizeof(Row));
+}
+
+// [rows, columns] to [columns, rows].
 void turn(const uint16_t* in, size_t rows, size_t columns, uint16_t* out) {
-    constexpr size_t kSide = 16;
-    for (size_t r = 0; r < rows; r += kSide)
-        for (size_t c = 0; c < columns; c += kSide)
-            for (size_t j = c; j < std::min(c + kSide, columns); ++j)
-                for (size_t i = r; i < std::min(r + kSide, rows); ++i) out[j * rows + i] = in[i * columns + j];
+    constexpr size_t kSide = 8;
+    const size_t whole_rows = rows / kSide * kSide, whole_columns = columns / kSide * kSide;
+    for (size_t c = 0; c < whole_columns; c += kSide)
+        for (size_t r = 0; r < whole_rows; r += kSide) turn_eight(in + r * columns + c, columns, out + c * rows + r, rows);
+    for (size_t r = 0; r < rows; ++r)
+        for (size_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c) out[c * rows + r] = in[r * columns + c];
 }
 
 }  // namespace

@@ -52,23 +52,16 @@ void tightwire::bind_projected(nb::module_& m) {
               if (!wrong.empty()) return wrong;
               parallel(units, [&](size_t u) {
                   const size_t from = first[u] * width, kept = (first[u + 1] - first[u]) * width;
-                  const float* weights = basis.data() + u * directions * features;
-                  std::vector<float> fewer;  // the basis without the directions in which all is zero
-                  if (kept < directions) {
-                      fewer.reserve(features * kept);
-                      for (size_t column = 0; column < features; column += 32)
-                          for (size_t s = 0; s < all / units; ++s)
-                              if (coded.data()[u * (all / units) + s]) {
-                                  const float* rows = weights + column * directions + s * width * 32;
-                                  fewer.insert(fewer.end(), rows, rows + width * 32);
-                              }
-                      weights = fewer.data();
-                  }
-                  const Coordinates coordinates{symbols.data() + from * tokens, lo.data() + from, step.data() + from, kept, tokens};
-                  const Space space{weights, mean.data() + u * features,
-                                    turns ? cos.data() : nullptr, turns ? sin.data() : nullptr, features, dim};
+                  std::vector<uint32_t> places;
+                  places.reserve(kept);
+                  for (size_t r = 0; r < directions; ++r)
+                      if (coded.data()[(u * directions + r) / width]) places.push_back(uint32_t(r));
+                  const Coordinates coordinates{symbols.data() + from * tokens, lo.data() + from, step.data() + from, places.data(), kept, tokens};
+                  const Space space{basis.data() + u * directions * features, mean.data() + u * features,
+                                    turns ? cos.data() : nullptr, turns ? sin.data() : nullptr, directions, features, dim};
                   std::vector<float> scratch(scratch_floats(coordinates, space));
-                  k.reconstruct(coordinates, space, scratch.data(), segment(out, u * (features / dim)), size_t(out.stride(0)));
+                  std::vector<uint32_t> filled(kTogether * kept);
+                  k.reconstruct(coordinates, space, scratch.data(), filled.data(), segment(out, u * (features / dim)), size_t(out.stride(0)));
               });
               return {};
           },

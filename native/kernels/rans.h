@@ -255,6 +255,20 @@ inline const uint8_t* rans_take(const uint8_t* in, const uint8_t* begin, size_t 
             in = rans_take_16(in, table, b, symbols + i + 16);
             in = rans_take_16(in, table, a, symbols + i);
         }
+        if (i + kLanes <= count) {  // The last of the bytes, where others stand before them. (So few may hold many symbols.)
+            constexpr size_t kAhead = 2 * kLanes, kBehind = 32;
+            uint8_t room[2 * kAhead + kBehind] = {};
+            const size_t left = size_t(in - begin);
+            const uint8_t *const low = room + kAhead, *at = low + left;
+            std::memcpy(room + kAhead, begin, left + kBehind);  // behind the words are the states
+            for (; at >= low && i + kLanes <= count; i += kLanes) {
+                at = rans_take_16(at, table, d, symbols + i + 48);
+                at = rans_take_16(at, table, c, symbols + i + 32);
+                at = rans_take_16(at, table, b, symbols + i + 16);
+                at = rans_take_16(at, table, a, symbols + i);
+            }
+            in = at < low ? nullptr : begin + (at - low);
+        }
         store(states, a);
         store(states + 16, b);
         store(states + 32, c);

@@ -1,4 +1,3 @@
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ def test_what_is_written_is_read_and_the_rest_is_untouched(layout: Layout, start
     before = [layout.gather(cache, blocks, 0, 96) for cache in caches]
     others = [cache[rest].clone() for cache in caches]
     k, v = torch.randn(2, 3, HEADS, stop - start, DIM).bfloat16()
-    layout.scatter(caches, blocks, start, k, v)
+    layout.scatter(caches, blocks, start, k, v, layout.bits(caches))
     for layer, cache in enumerate(caches):
         after = layout.gather(cache, blocks, 0, 96)
         for old, new, written in zip(before[layer], after, (k[layer], v[layer]), strict=True):
@@ -29,14 +28,15 @@ def test_what_is_written_is_read_and_the_rest_is_untouched(layout: Layout, start
         assert torch.equal(cache[rest], others[layer])
 
 
-@pytest.mark.parametrize(("size", "dim"), [(16, 64), (32, 80), (48, 128)])
+@pytest.mark.parametrize(("size", "dim"), [(16, 64), (32, 80), (48, 128), (12, 36)])
 def test_the_kernel_places_as_the_layout_says(size: int, dim: int) -> None:
     caches = [torch.randn(2, BLOCKS, HEADS, size, 2 * dim).bfloat16() for _ in range(2)]
     caches[1].copy_(caches[0])
     k, v = torch.randn(2, 2, HEADS, 3 * size + 9, dim).bfloat16()[..., 9:, :]
-    assert CPU_VEC.place is not None
-    CPU_VEC.scatter(list(caches[0]), [5, 0, 6, 1], size, k, v)
-    replace(CPU_VEC, place=None).scatter(list(caches[1]), [5, 0, 6, 1], size, k, v)
+    bits = CPU_VEC.bits(list(caches[0]))
+    assert bits is not None
+    CPU_VEC.scatter(list(caches[0]), [5, 0, 6, 1], size, k, v, bits)
+    CPU_VEC.scatter(list(caches[1]), [5, 0, 6, 1], size, k, v)
     assert torch.equal(*caches)
 
 

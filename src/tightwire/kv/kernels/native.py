@@ -82,10 +82,10 @@ def pages(size: int) -> U8:
 
 def segments(x: torch.Tensor) -> U16:
     """bf16 `[L, H, T, D]` as its bits `[L·H, T, D]`, each segment contiguous; a view where the memory allows it."""
-    if not x[0, 0].is_contiguous():
-        x = x.contiguous()
     layers, heads, tokens, dim = x.shape
-    bits: U16 = x.view(torch.int16).numpy().view(np.uint16)
+    if x.stride()[2:] != (dim, 1):
+        x = x.contiguous()
+    bits: U16 = x.view(torch.uint16).numpy()
     try:
         bits.shape = (layers * heads, tokens, dim)  # never copies
     except AttributeError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from tightwire.errors import LayoutError
@@ -22,6 +24,7 @@ class Blocks:
             if cache.shape[1:] != caches[0].shape[1:] or cache.dtype != caches[0].dtype:
                 raise LayoutError(f"layers of {tuple(cache.shape[1:])} and of {tuple(caches[0].shape[1:])} in one model")
         self.layout, self._caches = layout, list(caches)
+        self._bits = layout.bits(self._caches)
         self.size = caches[0].shape[2]
         self._device = caches[0].device
 
@@ -49,7 +52,7 @@ class Blocks:
             k, v = self.layout.gather(self._caches[layer], move.block_ids, move.start, move.stop)
             return k.cpu(), v.cpu()
 
-    def write(self, move: Move, block: KVBlock, written: torch.Tensor) -> None:
+    def write(self, move: Move, block: KVBlock, written: npt.NDArray[np.bool_]) -> None:
         """Write what of `block` lies in `move`, and mark it in `written` `[L, stop-start]`. Raises LayoutError when
         the block is not of this model."""
         if block.layer_start + block.layers > self.layers:
@@ -58,11 +61,13 @@ class Blocks:
         stop = min(block.token_start + block.tokens, move.stop)
         if start >= stop:
             return
-        inside = slice(start - block.token_start, stop - block.token_start)
+        layers, k, v = slice(block.layer_start, block.layer_start + block.layers), block.k, block.v
+        if stop - start < block.tokens:
+            inside = slice(start - block.token_start, stop - block.token_start)
+            k, v = k[:, :, inside], v[:, :, inside]
+        bits = None if self._bits is None else self._bits[layers]
         with self._stream():
-            layers = slice(block.layer_start, block.layer_start + block.layers)
-            k, v = block.k[:, :, inside], block.v[:, :, inside]
-            self.layout.scatter(self._caches[layers], move.block_ids, start, k, v)
+            self.layout.scatter(self._caches[layers], move.block_ids, start, k, v, bits)
             written[layers, start - move.start : stop - move.start] = True
             if self._device.type == "cuda":
                 torch.cuda.current_stream(self._device).synchronize()

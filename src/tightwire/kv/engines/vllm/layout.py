@@ -63,11 +63,18 @@ class Layout:
         offset = start - first * cache.shape[2]
         return tuple(_tokens_first(x)[0, :, offset : offset + stop - start].contiguous() for x in (k, v))  # type: ignore[return-value]
 
+    def bits(self, caches: Sequence[torch.Tensor]) -> list[U16] | None:
+        """The caches' memory as the kernel takes it; None where there is none for them."""
+        if self.place is None or not all(map(_plain, caches)):
+            return None
+        return [each.view(torch.int16).numpy().view(np.uint16) for each in caches]
+
     def scatter(
-        self, caches: Sequence[torch.Tensor], block_ids: Sequence[int], start: int, k: torch.Tensor, v: torch.Tensor
-    ) -> None:
+        self, caches: Sequence[torch.Tensor], block_ids: Sequence[int], start: int, k: torch.Tensor, v: torch.Tensor,
+        bits: Sequence[U16] | None = None,
+    ) -> None:  # fmt: skip
         """Write K and V, each `[L, H, T, D]`, to the tokens from `start` on, each layer to its cache; all other tokens
-        keep their values."""
+        keep their values. `bits` of the caches: whole blocks go by the kernel."""
         cache, stop = caches[0], start + k.shape[2]
         heads, block_tokens, dim = cache.shape[1], cache.shape[2], cache.shape[3] // 2
         expected = (len(caches), heads, stop - start, dim)
@@ -78,9 +85,8 @@ class Layout:
             )
         first, ids = _touched(cache, block_ids, start, stop)
         offset = start - first * block_tokens
-        if self.place is not None and not (offset or stop % block_tokens) and all(map(_plain, caches)):
-            words = [each.view(torch.int16).numpy().view(np.uint16) for each in caches]
-            self.place(words, ids, native.segments(k), native.segments(v))
+        if bits is not None and self.place is not None and not (offset or stop % block_tokens):
+            self.place(bits, ids, native.segments(k), native.segments(v))
             return
         whole = [k.to(cache.device), v.to(cache.device)]
         if offset or stop % block_tokens:  # other tokens share the first block or the last

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-import torch
+import numpy as np
 
 from tightwire.kv.block import KVBlock
 from tightwire.kv.engines.vllm.blocks import Blocks
@@ -38,14 +38,14 @@ class Loads:
         start_s = time.monotonic()
         with self._lock:
             self._underway += 1
-        written = torch.zeros(self._blocks.layers, move.stop - move.start, dtype=torch.bool)
+        written = np.zeros((self._blocks.layers, move.stop - move.start), bool)
         error: str | None = None
         try:
             error = source(lambda block: self._blocks.write(move, block, written))
         except Exception as failure:  # a thread must never leave its request waiting for ever
             error = f"{type(failure).__name__}: {failure}"
-        whole = written.all(dim=0)
-        good = move.stop if bool(whole.all()) else move.start + int((~whole).int().argmax())
+        whole = written.all(axis=0)
+        good = move.stop if whole.all() else move.start + int(whole.argmin())
         if error is None and good < move.stop:
             error = "not everything arrived"
         if error is not None:
