@@ -332,4 +332,5 @@ NB_MODULE(_kernels, m) {
 
     bind_projected(m);
     bind_place(m);
+    bind_deadzone(m);
 }

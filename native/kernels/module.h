@@ -30,5 +30,6 @@ template <class V> auto* segment(const V& values, size_t s) { return values.data
 
 void bind_projected(nb::module_& m);
 void bind_place(nb::module_& m);
+void bind_deadzone(nb::module_& m);
 
 }  // namespace tightwire

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tightwire.errors import ConfigError
+from tightwire.kv.engines.vllm import planner as module
 from tightwire.kv.engines.vllm.plan import PUSH_TOKENS, Options, Plan
 from tightwire.kv.engines.vllm.planner import Planner, transfer_name
 from tightwire.kv.engines.vllm.settings import Settings
@@ -125,9 +126,10 @@ def test_a_load_that_is_over_is_not_given_up() -> None:
 @pytest.mark.parametrize(
     ("found", "computed", "expected"), [(0, 0, 0), (256, 0, 256), (256, 128, 128), (128, 128, 0), (128, 256, 0)]
 )
-def test_the_store_is_asked_without_waiting(found: int, computed: int, expected: int) -> None:
+def test_the_store_is_asked_by_an_engine_that_computes_without_waiting(found: int, computed: int, expected: int) -> None:
     answer: Future[int] = Future()
     planner = Planner(SHARES, lambda tokens: answer, 128)
+    planner.plan(step({"other": (0, 300, [1])}, {"other"}))
     asked = request()
     assert planner.matched(asked, computed) is None
     answer.set_result(found)
@@ -138,6 +140,38 @@ def test_the_store_is_asked_without_waiting(found: int, computed: int, expected:
     start = max(computed, found)
     plan = planner.plan(step({"r": (start, 300 - start, list(range(10)))}, {"r"}))
     assert [(s.start, s.stop, len(s.tokens)) for s in plan.saves] == [(found, 288, 288)]
+
+
+def test_an_engine_with_nothing_to_compute_waits_for_the_store_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    def wait(futures: list[Future[int]], timeout_s: float) -> SimpleNamespace:
+        waited.append(timeout_s)
+        return SimpleNamespace(done={future for future in futures if future.done()})
+
+    monkeypatch.setattr(module, "wait", wait)
+    planner = Planner(SHARES, lambda tokens: Future(), 128)
+    for name in "abc":
+        assert planner.matched(request(name), 0) is None
+    assert waited == [module.LOOKUP_WAIT_S]
+    planner.plan(step({}))
+    assert planner.matched(request("a"), 0) is None
+    assert len(waited) == 2
+    planner.plan(step({"d": (0, 300, [1])}, {"d"}))
+    assert planner.matched(request("a"), 0) is None
+    assert len(waited) == 2  # it computes d
+    planner.finished("d")
+    assert planner.matched(request("a"), 0) is None
+    assert len(waited) == 3
+
+
+def test_an_answer_that_comes_soon_needs_no_second_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(futures: list[Future[int]], timeout_s: float) -> SimpleNamespace:
+        futures[0].set_result(256)
+        return SimpleNamespace(done=set(futures))
+
+    monkeypatch.setattr(module, "wait", wait)
+    assert Planner(SHARES, lambda tokens: Future(), 128).matched(request(), 0) == 256
 
 
 def saves(found: int, length: int, steps: list[int]) -> list[tuple[int, int]]:

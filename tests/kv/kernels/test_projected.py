@@ -12,6 +12,7 @@ from tightwire.errors import FrameError
 from tightwire.kv.codec import decode_tensor, encode_tensor
 from tightwire.kv.kernels import native, projected, reference
 from tightwire.kv.stages.base import NotFiniteError, Place, Shape
+from tightwire.kv.stages.quantizers.deadzone import PEAKS, Deadzone
 from tightwire.kv.stages.transforms.pca import Pca
 from tightwire.kv.strategy import Chain, Strategy
 
@@ -38,6 +39,27 @@ def near(shape: Shape, seed: int) -> torch.Tensor:
     mix = rng.standard_normal((layers, heads, 9, dim)) * 10.0 ** rng.integers(-3, 3, (layers, heads, 1, 1))
     x = rng.standard_normal((layers, heads, shape[2], 9)) @ mix + rng.standard_normal((layers, heads, 1, dim))
     return torch.from_numpy(x.astype(np.float32)).to(torch.bfloat16)
+
+
+@given(
+    st.integers(1, 3), st.integers(1, 5), st.sampled_from([1, 8]), st.integers(0, 1), st.data()
+)  # fmt: skip
+def test_parameters_of_deadzone_are_those_of_the_stage(
+    heads: int, segments: int, channels: int, odd: int, data: st.DataObject
+) -> None:
+    stage, shape = Deadzone(channels=channels), (1, heads, 7, segments * channels)
+    steps = data.draw(st.lists(st.sampled_from([0, 1, 0x3C80, 0x3F91, 0x7EF0, 0x7F7F, 0x7F80, 0xBF80]), min_size=heads, max_size=heads))
+    peaks = data.draw(st.binary(min_size=heads * segments, max_size=heads * segments).map(lambda b: bytes(x % 25 for x in b)))
+    sent = memoryview(bytes(odd) + np.array(steps, "<u2").tobytes() + peaks)[odd:]
+    found = native.deadzone_parameters(*stage.read(sent, shape), PEAKS, channels)
+    try:
+        expected = stage.parameters(sent, shape)
+    except FrameError:
+        assert found is None
+    else:
+        assert found is not None
+        for one, other in zip(found, (expected.coded, expected.levels, expected.lo, expected.step), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def payload(x: torch.Tensor, text: str, place: Place) -> bytes:

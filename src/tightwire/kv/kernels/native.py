@@ -134,6 +134,17 @@ def decode_projected(
         raise FrameError("payload", wrong)
 
 
+def deadzone_parameters(
+    steps: U16, chosen: U8, peaks: U8, width: int
+) -> tuple[npt.NDArray[np.bool_], U16, U16, U16] | None:
+    """The quantizer `deadzone`'s steps of heads, bf16 bits `[H]`, and indices into `peaks` of segments `[S]` → which segments
+    are coded `[S]`, their levels, lo and step of their channels, `width` each. None for what no encoder writes."""
+    coded, levels = np.empty(len(chosen), bool), np.empty(len(chosen), np.uint16)
+    lo, step = np.empty((2, len(chosen) * width), np.uint16)
+    count = _kernels.deadzone_parameters(steps, chosen, peaks, coded, levels, lo, step)
+    return None if count < 0 else (coded, levels[:count], lo[: count * width], step[: count * width])
+
+
 def project(
     values: U16, basis: F32, offset: F32, turns: tuple[F32, F32] | None, isa: str = ""
 ) -> tuple[F32, F32, F32] | None:

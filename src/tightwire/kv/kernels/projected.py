@@ -15,7 +15,8 @@ from tightwire.kv.block import F32
 from tightwire.kv.kernels import native
 from tightwire.kv.stages.base import OWN, Buffer, Place, Shape, Stage, split_side
 from tightwire.kv.stages.codecs.rans import Rans
-from tightwire.kv.stages.quantizers.channels import Channels
+from tightwire.kv.stages.quantizers.channels import Channels, Parameters
+from tightwire.kv.stages.quantizers.deadzone import PEAKS, Deadzone
 from tightwire.kv.stages.transforms.pca import Pca
 from tightwire.kv.stages.transforms.rope import Rope
 
@@ -45,12 +46,21 @@ def decode(data: memoryview, stages: tuple[Stage, ...], shape: Shape, place: Pla
         mean, basis = _held(pca, Place(place.layer_start, 0, place.side), (shape[0], shape[1], 1, shape[3]))
     turns = _turns(before[0], place, shape) if before and isinstance(before[0], Rope) else None
     out = torch.empty(shape, dtype=torch.bfloat16)
-    found = quantizer.parameters(data, pca.out_shape(shape))
+    found = _parameters(quantizer, data, pca.out_shape(shape))
     native.decode_projected(
         np.frombuffer(data[found.size :], np.uint8), found.coded, found.levels, found.lo, found.step, basis, mean, turns,
         native.segments(out), isa,
     )  # fmt: skip
     return out
+
+
+def _parameters(quantizer: Channels, data: memoryview, shape: Shape) -> Parameters:
+    if isinstance(quantizer, Deadzone):
+        steps, chosen = quantizer.read(data, shape)
+        found = native.deadzone_parameters(steps, chosen, PEAKS, quantizer.width(shape[3]))
+        if found is not None:
+            return Parameters(*found, size=steps.nbytes + chosen.nbytes)
+    return quantizer.parameters(data, shape)
 
 
 def encode(x: torch.Tensor, stages: tuple[Stage, ...], place: Place, isa: str = "") -> list[Buffer] | None:

@@ -26,6 +26,7 @@ any other name is a `tables.Table` that both sides hold, made by `calibrate`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -228,7 +229,7 @@ def read_array(
 ) -> npt.NDArray[Any]:
     """A view of `data` from `offset` on as little-endian `dtype` of `shape`; FrameError when it is too short."""
     kind = np.dtype(dtype).newbyteorder("<")
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     if len(data) - offset < count * kind.itemsize:
         raise FrameError("payload", f"{what} takes {count * kind.itemsize} bytes, got {max(len(data) - offset, 0)}")
     return np.frombuffer(data, kind, count, offset).reshape(shape)

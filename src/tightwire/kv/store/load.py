@@ -66,6 +66,7 @@ class Load:
                     return
                 on_block(block)
                 self.handed_over += 1
+                del block  # the next one may have its memory, which the caches hold
         finally:
             for pending in underway:
                 pending.cancel()

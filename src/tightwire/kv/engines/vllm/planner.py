@@ -4,7 +4,7 @@ The life of a request, from this side:
 
 | vLLM calls | what is decided |
 |---|---|
-| `matched` | how many tokens a peer or the store will bring; None while the store is still asked |
+| `matched` | how many tokens a peer or the store will bring; None while the store is still asked, by an engine that computes |
 | `allocated` | where they go: a load is planned, once a request, also after a preemption |
 | `plan` | with every step: the prompt's tokens computed by then are pushed and saved |
 | `finished` | what was begun and is not complete is given up |
@@ -16,7 +16,7 @@ import hashlib
 import logging
 from array import array
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from tightwire.kv.store.keys import TAIL_TOKENS
 
 logger = logging.getLogger(f"vllm.{__name__}")
 Lookup = Callable[[tuple[int, ...]], Future[int]]
+LOOKUP_WAIT_S = 0.002  # for the store's answer, by an engine that has nothing to compute
 
 
 @dataclass
@@ -57,6 +58,8 @@ class Planner:
     def __init__(self, settings: Settings, lookup: Lookup | None = None, chunk_tokens: int = 1) -> None:
         self._settings, self._lookup, self._chunk_tokens = settings, lookup, chunk_tokens
         self._jobs: dict[str, _Job] = {}
+        self._computing: set[str] = set()  # requests of which something was scheduled
+        self._waited = False  # in this step, for nothing
         self._next = Plan()
 
     def matched(self, request: Any, computed: int) -> int | None:
@@ -71,7 +74,7 @@ class Planner:
         assert self._lookup is not None
         if job.lookup is None:
             job.lookup = self._lookup(job.prompt)
-        if not job.lookup.done():
+        if not job.lookup.done() and not self._answers_soon(job.lookup):
             return None
         job.found = job.saved = job.lookup.result()
         return max(min(job.found, job.needed) - computed, 0)
@@ -94,6 +97,8 @@ class Planner:
         """What the step that `output` (vLLM's SchedulerOutput) describes has to move."""
         plan, self._next = self._next, Plan()
         plan.scheduled = output.total_num_scheduled_tokens
+        self._computing |= output.num_scheduled_tokens.keys()
+        self._waited = False
         for new in output.scheduled_new_reqs:
             self._grow(plan, output, new.req_id, new.block_ids[0], new.num_computed_tokens, replace=True)
         cached = output.scheduled_cached_reqs
@@ -110,9 +115,17 @@ class Planner:
                 self._jobs[name].loading = False
 
     def finished(self, request_id: str) -> None:
+        self._computing.discard(request_id)
         job = self._jobs.pop(request_id, None)
         if job is not None and (job.loading or 0 < job.pushed < job.needed):
             self._next.cancels.append(request_id)
+
+    def _answers_soon(self, lookup: Future[int]) -> bool:
+        """An engine that has nothing to compute waits for it, once a step at most."""
+        if self._computing or self._waited:
+            return False
+        self._waited = not wait([lookup], LOOKUP_WAIT_S).done
+        return not self._waited
 
     def _job(self, request: Any) -> _Job | None:
         """None for requests that take no part."""

@@ -85,10 +85,16 @@ class Deadzone(Channels):
         params = subspace.nearest_bf16(step.astype(np.float32)).tobytes() + chosen.tobytes()
         return Quantized(symbols.reshape(len(symbols), -1), _LEVELS[chosen[coded]], params)
 
-    def parameters(self, data: memoryview, shape: Shape) -> Parameters:
+    def read(self, data: memoryview, shape: Shape) -> tuple[U16, U8]:
+        """(steps of heads, indices into the peaks of segments) of a payload, unchecked; FrameError where it is too short."""
         heads, segments = shape[0] * shape[1], self.segments(shape)
         step: U16 = read_array("the steps", data, "u2", (heads,))
         chosen: U8 = read_array("the peaks of the segments", data, "u1", (segments,), 2 * heads)
+        return step, chosen
+
+    def parameters(self, data: memoryview, shape: Shape) -> Parameters:
+        step, chosen = self.read(data, shape)
+        heads, segments = len(step), len(chosen)
         if chosen.max() >= len(PEAKS):
             raise FrameError("payload", f"{chosen.max()} is not an index into the {len(PEAKS)} peaks")
         if (step >= 0x7F80).any():
