@@ -28,23 +28,27 @@ def test_what_is_written_is_read_and_the_rest_is_untouched(layout: Layout, start
         assert torch.equal(cache[rest], others[layer])
 
 
+@pytest.mark.parametrize("offset", [0, 1, 8, 11])
 @pytest.mark.parametrize(("size", "dim"), [(16, 64), (32, 80), (48, 128), (12, 36)])
-def test_the_kernel_places_as_the_layout_says(size: int, dim: int) -> None:
+def test_the_kernel_places_as_the_layout_says(size: int, dim: int, offset: int) -> None:
     caches = [torch.randn(2, BLOCKS, HEADS, size, 2 * dim).bfloat16() for _ in range(2)]
     caches[1].copy_(caches[0])
-    k, v = torch.randn(2, 2, HEADS, 3 * size + 9, dim).bfloat16()[..., 9:, :]
+    k, v = torch.randn(2, 2, HEADS, 3 * size, dim).bfloat16()[..., offset:, :]
     bits = CPU_VEC.bits(list(caches[0]))
     assert bits is not None
     CPU_VEC.scatter(list(caches[0]), [5, 0, 6, 1], size, k, v, bits)
     CPU_VEC.scatter(list(caches[1]), [5, 0, 6, 1], size, k, v)
     assert torch.equal(*caches)
+    for each, more in zip(caches, (bits, None), strict=True):
+        CPU_VEC.scatter(list(each), [5, 0, 6, 1], size + offset, k, v, more)  # begins in the middle of one
+    assert torch.equal(*caches)
 
 
 def test_the_kernel_refuses_what_does_not_fit() -> None:
     cache, rows = np.zeros((BLOCKS, HEADS, SIZE, 2 * DIM), np.uint16), np.zeros((HEADS, SIZE, DIM), np.uint16)
-    for ids, k in (([BLOCKS], rows), ([-1], rows), ([1, 2], rows), ([1], rows[1:])):
+    for ids, k in (([BLOCKS], rows), ([-1], rows), ([1, 2], rows), ([1], rows[1:]), ([], rows)):
         with pytest.raises(ValueError, match=r"must be|of no block"):
-            native.place([cache], ids, k, k)
+            native.place([cache], ids, 0, k, k)
     assert not cache.any()
 
 

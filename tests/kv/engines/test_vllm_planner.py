@@ -139,7 +139,7 @@ def test_the_store_is_asked_by_an_engine_that_computes_without_waiting(found: in
     assert [(f.start, f.stop, len(f.tokens)) for f in plan.fetches] == ([(computed, found, found)] if expected else [])
     start = max(computed, found)
     plan = planner.plan(step({"r": (start, 300 - start, list(range(10)))}, {"r"}))
-    assert [(s.start, s.stop, len(s.tokens)) for s in plan.saves] == [(found, 288, 288)]
+    assert [(s.start, s.stop, len(s.tokens)) for s in plan.saves] == [(found, 296, 296)]
 
 
 def test_an_engine_with_nothing_to_compute_waits_for_the_store_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def saves(found: int, length: int, steps: list[int]) -> list[tuple[int, int]]:
 
 
 def test_the_tail_is_saved_with_the_end_of_the_prompt() -> None:
-    assert saves(0, 300, [100, 200, 300]) == [(0, 128), (128, 288)]
+    assert saves(0, 300, [100, 200, 300]) == [(0, 128), (128, 296)]
     assert saves(0, 256, [256]) == [(0, 256)]
     assert saves(0, 260, [260]) == [(0, 256)]  # 4 tokens are no tail
 

@@ -72,6 +72,10 @@ class Fake:
         self._meet()
         return next((index for index, key in enumerate(keys) if key not in self.values), len(keys))
 
+    def first(self, keys: Sequence[str]) -> int:
+        self._meet()
+        return next((index for index, key in enumerate(keys) if key in self.values), len(keys))
+
     def remove(self, key: str) -> None:
         self._meet()
         self.values.pop(key, None)

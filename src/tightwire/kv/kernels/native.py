@@ -220,10 +220,10 @@ def exponent_decode(rest: U8, data: U8, out: U16, isa: str = "") -> None:
         raise FrameError("payload", wrong)
 
 
-def place(caches: Sequence[U16], ids: Sequence[int], k: U16, v: U16) -> None:
-    """K and V `[layers·H, len(ids)·N, D]`, each segment contiguous, to the blocks `ids` of every layer's cache `[B, H, N, 2·D]`:
-    K as `[D, N]`, then V as `[N, D]`."""
-    _kernels.place(list(caches), np.array(ids, np.int64), k, v)
+def place(caches: Sequence[U16], ids: Sequence[int], offset: int, k: U16, v: U16) -> None:
+    """K and V `[layers·H, T, D]`, each segment contiguous, to the blocks `ids` of every layer's cache `[B, H, N, 2·D]`, from
+    token `offset` of the first on: K as `[D, N]`, then V as `[N, D]`."""
+    _kernels.place(list(caches), np.array(ids, np.int64), offset, k, v)
 
 
 _threads_from_environment()

@@ -19,7 +19,7 @@ import msgspec
 from tightwire.errors import ConfigError
 
 _VERSION = "tightwire prefix 1"
-TAIL_TOKENS = 16
+TAIL_TOKENS = 8
 _TOKEN_BYTES = 4
 
 

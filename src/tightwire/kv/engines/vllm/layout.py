@@ -30,12 +30,12 @@ _Join = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 class Layout:
     """`split`: contiguous cache blocks `[B, H, N, 2·D]` to K and V, each `[B, H, N, D]`; `join`: from K and V, each
     `[…, H, N, D]`, to contiguous cache blocks `[…, H, N, 2·D]`, its third argument; `place`: a
-    kernel that writes whole blocks of bf16 straight to contiguous caches of the host."""
+    kernel that writes bf16 straight to contiguous caches of the host."""
 
     name: str
     split: _Split
     join: _Join
-    place: Callable[[Sequence[U16], Sequence[int], U16, U16], None] | None = None
+    place: Callable[[Sequence[U16], Sequence[int], int, U16, U16], None] | None = None
     tokens_multiple: int = 1
     dim_multiple: int = 1
 
@@ -74,7 +74,7 @@ class Layout:
         bits: Sequence[U16] | None = None,
     ) -> None:  # fmt: skip
         """Write K and V, each `[L, H, T, D]`, to the tokens from `start` on, each layer to its cache; all other tokens
-        keep their values. `bits` of the caches: whole blocks go by the kernel."""
+        keep their values. With the `bits` of the caches the kernel does it."""
         cache, stop = caches[0], start + k.shape[2]
         heads, block_tokens, dim = cache.shape[1], cache.shape[2], cache.shape[3] // 2
         expected = (len(caches), heads, stop - start, dim)
@@ -85,8 +85,8 @@ class Layout:
             )
         first, ids = _touched(cache, block_ids, start, stop)
         offset = start - first * block_tokens
-        if bits is not None and self.place is not None and not (offset or stop % block_tokens):
-            self.place(bits, ids, native.segments(k), native.segments(v))
+        if bits is not None and self.place is not None:
+            self.place(bits, ids, offset, native.segments(k), native.segments(v))
             return
         whole = [k.to(cache.device), v.to(cache.device)]
         if offset or stop % block_tokens:  # other tokens share the first block or the last
