@@ -203,7 +203,7 @@ def test_a_damaged_store_is_a_miss(engines: Engines) -> None:
     ids = prompt(73, 700)
     saved = engines.shared.stats()["tokens_saved"]
     engines.shared.run(ids, 1)
-    wait_for(engines, lambda stats: stats["tokens_saved"] == saved + 640 + 48)
+    wait_for(engines, lambda stats: stats["tokens_saved"] == saved + 640 + 56)
     files = [path for path in engines.store.rglob("*") if path.is_file() and path.stat().st_size > 2**14]
     assert len(files) >= 5
     for path in files:
