@@ -80,3 +80,21 @@ def test_each_direction_of_a_jump_has_its_own_chance() -> None:
     assert free is not None
     assert free.jump_chance > 0.8
     assert 0.1 < taken.jump_chance < 0.5
+
+
+def test_what_is_over_at_once_where_it_would_have_taken_long_is_a_jump() -> None:
+    link = fed([2.5e6] * 10, size=250_000)
+    link.observe(250_000, 0.0005)  # an error of the clocks of 1 ms does not make 0.1 s of it
+    assert speed(link) == pytest.approx(5e8, rel=0.02)
+    link = fed([2e8] * 10, size=400_000)
+    link.observe(400_000, 0.0005)  # of 2 ms it may
+    assert speed(link) < 4e8
+
+
+def test_a_fast_link_that_becomes_faster_is_no_sign_that_it_will_be_slow_again() -> None:
+    rising = fed([2.5e6] * 5 + [1e8, 3e8, 9e8]).estimate()
+    falling = fed([2.5e6] * 5 + [9e8, 2.5e6, 2.5e6, 9e8]).estimate()
+    assert rising is not None
+    assert falling is not None
+    assert rising.jump_chance == 0
+    assert falling.jump_chance > 0

@@ -13,7 +13,7 @@ one observation: when that one fits the old speed, the jump was an outlier.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import hypot, log
+from math import hypot, log, log1p
 
 HALF_LIFE_OBSERVATIONS = 1.0  # after this many transfers an old observation counts half: links change
 TIMING_ERROR_S = 1e-3  # two clocks and two schedulers
@@ -49,9 +49,13 @@ class _Segment:
         return self.bytes / self.seconds
 
     def deviation(self, wire_bytes: int, busy_s: float) -> tuple[float, float]:
-        """x and s of an observation."""
-        s = hypot(self.noise, TIMING_ERROR_S / busy_s, BUFFERED_BYTES / wire_bytes)
-        return log(wire_bytes / busy_s * self.seconds / self.bytes), s
+        """x and s of an observation. Clocks explain what looks too fast only as far as an error of theirs, added to what was
+        seen, makes it slower: however short, it is a jump where the speed before would have taken far longer."""
+        x = log(wire_bytes / busy_s * self.seconds / self.bytes)
+        timing = TIMING_ERROR_S / busy_s
+        if x > 0:
+            timing = log1p(JUMP_DEVIATIONS * timing) / JUMP_DEVIATIONS
+        return x, hypot(self.noise, timing, BUFFERED_BYTES / wire_bytes)
 
     def fits(self, wire_bytes: int, busy_s: float) -> bool:
         x, s = self.deviation(wire_bytes, busy_s)
@@ -82,17 +86,18 @@ class LinkEstimator:
             return
         self._observations += 1
         before, self._before = self._before, None
-        jumped, fast = False, self._fast
-        if self._now is None:
+        jumped, fast, was = False, self._fast, self._now
+        if was is None:
             self._now = _Segment(wire_bytes, busy_s, _FIRST_NOISE)
-        elif self._now.fits(wire_bytes, busy_s):
-            self._now = self._now.with_(wire_bytes, busy_s)
-        elif before is not None and before.fits(wire_bytes, busy_s):
-            self._other_bytes_per_s, jumped = self._now.bytes_per_s, True
-            self._now = before.with_(wire_bytes, busy_s)
+        elif was.fits(wire_bytes, busy_s):
+            self._now = was.with_(wire_bytes, busy_s)
         else:
-            self._other_bytes_per_s, jumped = self._now.bytes_per_s, True
-            self._before, self._now = self._now, _Segment(wire_bytes, busy_s, self._now.noise)
+            if before is not None and before.fits(wire_bytes, busy_s):
+                self._now = before.with_(wire_bytes, busy_s)
+            else:
+                self._before, self._now = was, _Segment(wire_bytes, busy_s, was.noise)
+            self._other_bytes_per_s = was.bytes_per_s
+            jumped = fast == (self._now.bytes_per_s < was.bytes_per_s)  # what was fast and is faster now is still fast
         self._jumps[fast] += _JUMP_WEIGHT * (jumped - self._jumps[fast])
 
     def observe_round_trip(self, seconds: float) -> None:
