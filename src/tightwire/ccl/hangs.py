@@ -37,13 +37,14 @@ Evidences = Callable[[Iterable[int]], dict[int, Evidence]]
 
 
 class Hangs:
-    """Of the job that `collector` knows. `told`: one verdict for each class that stands."""
+    """Of the job that `collector` knows; `whole`: of all of it. `told`: one verdict for each class that stands."""
 
     def __init__(
-        self, collector: Collector, source: Source, clock: Clock, evidence: Evidences, unknown: Callable[[], Collection[int]]
+        self, collector: Collector, source: Source, clock: Clock, evidence: Evidences, unknown: Callable[[], Collection[int]],
+        whole: bool,
     ) -> None:  # fmt: skip
         self._collector, self._source, self._clock = collector, source, clock
-        self._evidence, self._unknown = evidence, unknown
+        self._evidence, self._unknown, self._whole = evidence, unknown, whole
         self.told: dict[str, Verdict] = {}
         self._told_s = np.inf  # the first of them
         self._before: tuple[int, ...] = ()
@@ -88,7 +89,7 @@ class Hangs:
             found.append(judge.stopped(still, groups, self._clock.now_s()))
         suspects = self._not_entered(waiting, alone=not (different or still))
         if suspects and self._news("H1", [s.rank for s in suspects], []):
-            seen = self._evidence(s.rank for s in suspects if s.how != "left")
+            seen = self._evidence(s.rank for s in suspects if s.how in ("stopped", "elsewhere"))
             found.append(judge.not_entered(suspects, collector.ranks, groups, seen, self._clock.now_s()))
         if not found and not self.told:
             found = self._nowhere_and_nobody(waiting)
@@ -160,7 +161,7 @@ class Hangs:
 
     def _not_entered(self, waiting: Waits, alone: bool) -> list[Suspect]:
         """Suspects that were there twice in a row, or whose process is gone: that does not pass."""
-        found = not_entered.find(self._collector, waiting, self._clock.now_s())
+        found = not_entered.find(self._collector, waiting, self._clock.now_s(), whole=self._whole)
         if self.told or not alone:
             found = [each for each in found if each.rank not in self._unknown()]
             found = beside.suspects(found, self._collector, waiting, self._rounds(), self._told_s)

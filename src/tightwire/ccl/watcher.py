@@ -24,8 +24,10 @@ class Watcher:
     known), and on what makes the job slow (again when more is known and when the job has recovered). `unknown` gives the ranks
     that are not seen any more."""
 
-    def __init__(self, source: Source, clock: Clock, unknown: Callable[[], Collection[int]] = tuple) -> None:
-        self._source, self._clock, self._unknown = source, clock, unknown
+    def __init__(
+        self, source: Source, clock: Clock, unknown: Callable[[], Collection[int]] = tuple, *, whole: bool = False
+    ) -> None:
+        self._source, self._clock, self._unknown, self._whole = source, clock, unknown, whole
         self.collector = Collector()
         self._slow = Detector(self.collector)
         self._digested_s = 0.0
@@ -34,7 +36,7 @@ class Watcher:
 
     def move_again(self) -> None:
         """The job that hung does: what was told of it counts no more."""
-        self.hangs = Hangs(self.collector, self._source, self._clock, self._evidence, self._unknown)
+        self.hangs = Hangs(self.collector, self._source, self._clock, self._evidence, self._unknown, self._whole)
 
     def wait(self) -> None:
         """Until it is time for the next step."""

@@ -35,10 +35,10 @@ def feed(*moments: tuple[float, list[RankSample]], facts: list[GroupFacts] | Non
 
 
 def suspects(
-    *moments: tuple[float, list[RankSample]], facts: list[GroupFacts] | None = None
+    *moments: tuple[float, list[RankSample]], facts: list[GroupFacts] | None = None, whole: bool = False
 ) -> list[not_entered.Suspect]:
     collector, now_s = feed(*moments, facts=facts)
-    return not_entered.find(collector, wait_for.waits(collector), now_s)
+    return not_entered.find(collector, wait_for.waits(collector), now_s, whole=whole)
 
 
 def running(step: int) -> list[RankSample]:
@@ -90,6 +90,26 @@ def test_who_waits_in_a_group_that_nobody_has_described_is_not_accused() -> None
     assert suspects(*moments, facts=[other]) == []  # 4 was never heard of
     out = [*STUCK[:2], sample(2, {1: (20, 20), 7: (8, 8)}), STUCK[3]]
     assert [s.rank for s in suspects(*moments, (13.0, out), (45.0, out))] == [2]
+
+
+def test_where_all_wait_for_a_rank_of_which_nothing_was_heard_it_is_named_with_low_confidence() -> None:
+    heard = [sample(rank, {1: (21, 20)}) for rank in range(3)]
+    moments = (*tuple((t / 10, running(t)[:3]) for t in range(1, 21)), (3.0, heard), (11.5, heard))
+    assert suspects(*moments, whole=True) == []
+    moments += ((19.5, heard),)
+    assert suspects(*moments) == []  # of one host's view alone
+    found = suspects(*moments, whole=True)
+    assert [(s.rank, s.how, s.waiting_ranks) for s in found] == [(3, "unseen", (0, 1, 2))]
+    collector, now_s = feed(*moments)
+    verdict = judge.not_entered(found, collector.ranks, collector.groups, {}, now_s)
+    assert (verdict.anomaly, verdict.guilty_ranks, verdict.confidence) == ("H1", [3], "low")
+    assert "no agent or probe has told of rank 3" in verdict.evidence[0]
+
+
+def test_who_is_seen_to_be_elsewhere_is_named_and_not_who_was_never_heard_of() -> None:
+    known = [*STUCK[:2], sample(2, {1: (20, 20)}, "R")]
+    moments = (*tuple((t / 10, running(t)[:3]) for t in range(1, 21)), (3.0, known), (30.0, known))
+    assert [(s.rank, s.how) for s in suspects(*moments, whole=True)] == [(2, "elsewhere")]
 
 
 @pytest.mark.parametrize("inside", [False, True])

@@ -95,6 +95,17 @@ def test_a_slow_job_is_told_once_over_two_collectors(tmp_path: Path) -> None:
     assert len(wire.said) == 3
 
 
+@pytest.mark.parametrize(("rank", "named", "confidence"), [(6, [6, 7], "low"), (0, [0], "high"), (None, [], "")])
+def test_of_a_host_without_an_agent_only_that_all_wait_for_it_is_told(
+    rank: int | None, named: list[int], confidence: str, tmp_path: Path
+) -> None:
+    wire = Wire(tmp_path) if rank is None else Wire(tmp_path, Fault("loop", rank, 45))
+    wire.agents["host3"].cut = True  # it has ranks 6 and 7
+    wire.run(60)
+    verdicts = [news.known.verdict for _, news in wire.said]
+    assert [(each.guilty_ranks, each.confidence) for each in verdicts] == ([(named, confidence)] if named else [])
+
+
 def test_a_host_that_is_cut_off_delays_and_accuses_nobody(tmp_path: Path) -> None:
     wire = Wire(tmp_path)
     wire.run(10)

@@ -25,10 +25,14 @@ def not_entered(
     evidence: Mapping[int, Evidence],
     now_s: float,
 ) -> Verdict:
-    """One H1 verdict over all `suspects` of one moment (at least one)."""
+    """One H1 verdict over all `suspects` of one moment (at least one); of low confidence where they were never heard of."""
     wait = next((s.wait for s in suspects if s.wait is not None), None)
     lines, causes = [], []
-    for suspect in suspects:
+    unseen = [s.rank for s in suspects if s.how == "unseen"]
+    if unseen:
+        causes.append("nothing was ever heard of it")
+        lines.append(f"no agent or probe has told of {_ranks(unseen)}: is one running on each host of the job?")
+    for suspect in (s for s in suspects if s.how != "unseen"):
         cause, told = _explain(suspect, ranks[suspect.rank], evidence.get(suspect.rank))
         causes.append(cause)
         lines += told
@@ -42,7 +46,7 @@ def not_entered(
     return Verdict(
         anomaly="H1",
         guilty_ranks=guilty,
-        confidence="high",
+        confidence="low" if unseen else "high",
         cause="; ".join(dict.fromkeys(causes)),
         group=group,
         operation=operation(wait.op) if wait else "",

@@ -1,12 +1,13 @@
 """H1, not entered: one or more ranks never called the collective that the others wait in.
 
-Three ways to it, each with its own patience:
+Four ways to it, each with its own patience:
 
 | seen | how | patience |
 |---|---|---|
 | left | the process is gone or died of an exception while others wait for it, and it was the first to go | none: all others are heard of first |
 | stopped | its kernel state is T while another rank waits | `STOPPED_S` |
 | elsewhere | it makes no progress, waits for nobody and reads or writes nothing, while others wait for it | from the job's own rhythm |
+| unseen | nothing was ever heard of it, though all should be, as where a host of a fleet has no agent, and waiting ends there alone | as before, `UNSEEN` times |
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from tightwire.ccl.analyzer.wait_for import Waiting, Waits
 from tightwire.ccl.collector import Collector, RankView
 from tightwire.ccl.probe.ring import Goodbye
+from tightwire.ccl.slots import Bools
 from tightwire.ccl.standing import Standing
 
 STOPPED_S = 1.5
@@ -29,7 +31,9 @@ WARM_UP_S = 12.0  # the first steps import, compile and connect
 TOGETHER_S = 1.0  # two that went without a goodbye went together
 SKEW_S, HEARD_S = 0.1, 2.0  # between hosts' clocks; for a lost summary to come again
 
-How = Literal["left", "stopped", "elsewhere"]
+UNSEEN = 2.0  # it may write a checkpoint, which cannot be seen
+
+How = Literal["left", "stopped", "elsewhere", "unseen"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,10 @@ def threshold_s(standing: Standing) -> float:
     return WARM_UP_S if standing.warming_up else max(FLOOR_S, RHYTHM * standing.longest_gap_s)
 
 
-def find(collector: Collector, waiting: Waits, now_s: float) -> list[Suspect]:
-    """The suspects of this moment; empty while all is well."""
+def find(collector: Collector, waiting: Waits, now_s: float, *, whole: bool = False) -> list[Suspect]:
+    """The suspects of this moment; empty while all is well. `whole`: the whole job should be heard of."""
     gone_or_stopped = _left(collector, waiting, now_s) + _stopped(collector, waiting, now_s)
-    elsewhere = _elsewhere(collector, waiting, now_s)
+    elsewhere = _elsewhere(collector, waiting, now_s, whole)
     return gone_or_stopped + _beside(collector, elsewhere) if gone_or_stopped else elsewhere
 
 
@@ -130,7 +134,7 @@ def _stopped(collector: Collector, waiting: Waits, now_s: float) -> list[Suspect
     return suspects if any(now_s - s.since_s >= STOPPED_S for s in suspects) else []
 
 
-def _elsewhere(collector: Collector, waiting: Waits, now_s: float) -> list[Suspect]:
+def _elsewhere(collector: Collector, waiting: Waits, now_s: float, whole: bool) -> list[Suspect]:
     standing = collector.standing
     limit_s, silence_s = threshold_s(standing), standing.silence_s(now_s)
     silent = standing.known & (silence_s >= limit_s / 2)
@@ -140,7 +144,10 @@ def _elsewhere(collector: Collector, waiting: Waits, now_s: float) -> list[Suspe
     stuck = waiting.by(silent)
     idle = silent & (now_s - standing.io_s >= limit_s) & (standing.rows["goodbye"] != Goodbye.IN_ORDER)
     idle &= ~collector.undescribed  # it waits, for whom is not known
-    roots = {rank: index for rank, index in stuck.roots().items() if idle[rank]}
+    ends = stuck.roots()
+    if whole and ends and not any(rank < len(idle) and standing.known[rank] for rank in ends):
+        return _unseen(collector, stuck, ends, silence_s >= UNSEEN * limit_s)
+    roots = {rank: index for rank, index in ends.items() if rank < len(idle) and idle[rank]}
     # as above: the first whose patience is over speaks for all that are silent, if somebody waited as long for it
     if not any(over[rank] for rank in roots) or not over[stuck.rank].any():
         return []
@@ -149,6 +156,14 @@ def _elsewhere(collector: Collector, waiting: Waits, now_s: float) -> list[Suspe
         Suspect(rank, "elsewhere", stuck[index], waiting_ranks, float(standing.progress_s[rank]))
         for rank, index in roots.items()
     ]
+
+
+def _unseen(collector: Collector, stuck: Waits, ends: dict[int, int], patient: Bools) -> list[Suspect]:
+    if not patient[stuck.rank].any():
+        return []
+    waiting_ranks = _waiters(stuck, set(ends))
+    since_s = float(collector.standing.progress_s[stuck.rank].max())
+    return [Suspect(rank, "unseen", stuck[index], waiting_ranks, since_s) for rank, index in ends.items()]
 
 
 def _waiters(waiting: Waits, guilty: set[int]) -> tuple[int, ...]:

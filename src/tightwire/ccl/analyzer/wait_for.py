@@ -90,18 +90,17 @@ class Waits:
         return found
 
     def roots(self) -> dict[int, int]:
-        """The ranks where waiting ends, each with (the index of) one of the waits that end there. Who waits in an
-        operation that everybody has entered waits for the transport."""
+        """The ranks where waiting ends, also such as were never heard of, each with (the index of) one of the waits that end
+        there. Who waits in an operation that everybody has entered waits for the transport."""
         slots = self.collector.slots
         furthest = np.zeros(len(slots.facts), np.int64)
         np.maximum.at(furthest, self.group, self.sequence)
         waited_by = np.zeros(len(slots.facts), np.int64)
         order = np.argsort(self.sequence, kind="stable")
         waited_by[self.group[order]] = order
-        blocked = np.zeros(len(self.collector.standing.known), bool)
+        blocked = np.zeros(int(slots.ranks.max(initial=-1)) + 1, bool)
         blocked[self.rank] = True
         ends = np.flatnonzero(self.collector.frames["entered"] < furthest[slots.group_of])
-        ends = ends[slots.ranks[ends] < len(blocked)]
         ends = ends[~blocked[slots.ranks[ends]]]
         return dict(zip(slots.ranks[ends].tolist(), waited_by[slots.group_of[ends]].tolist(), strict=True))
 

@@ -81,7 +81,7 @@ class Judging:
             self._end("the job ended")
 
     def _new_watcher(self) -> Watcher:
-        return Watcher(self.hosts, self.hosts.horizon, lambda: self.hosts.unknown)
+        return Watcher(self.hosts, self.hosts.horizon, lambda: self.hosts.unknown, whole=True)
 
     @property
     def hung(self) -> Known | None:
