@@ -5,6 +5,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -140,14 +141,92 @@ std::vector<std::pair<int64_t, int64_t>> take(
     return mixed;
 }
 
+// The lower median of those of `count` values that are numbers; NaN where none is. `room` is used.
+double low_median(const double* values, size_t count, std::vector<double>& room) {
+    room.clear();
+    for (size_t i = 0; i < count; ++i)
+        if (!std::isnan(values[i])) room.push_back(values[i]);
+    if (room.empty()) return std::numeric_limits<double>::quiet_NaN();
+    const auto middle = room.begin() + std::ptrdiff_t((room.size() - 1) / 2);
+    std::nth_element(room.begin(), middle, room.end());
+    return *middle;
+}
+
+// Of rounds [R], by their groups, columns and sequence numbers: what each member [M] did, a round's one after the other from
+// `starts` on, and of each round [R] the last entry, the first and the last end, and a kind of its calls. Times are less
+// their rank's `lead`; NaN (and 0 of `own` and `late`) of who is not known in a round.
+void times(Column<const uint8_t> cells, Table<const uint32_t> marks, Column<const int64_t> rank_of, Column<const int64_t> base,
+           Column<const int64_t> size, Column<const int64_t> group, Column<const int64_t> column, Column<const int64_t> sequence,
+           Column<const int64_t> starts, Column<const double> lead, Column<int64_t> round, Column<int64_t> slot, Column<int64_t> rank,
+           Column<double> entered, Column<double> ended, Column<double> own, Column<double> late, Column<double> begin,
+           Column<double> first, Column<double> last, Column<uint32_t> kind) {
+    const size_t rounds = group.shape(0), members = rank.shape(0), columns = marks.shape(1), slots = marks.shape(0);
+    for (const auto* each : {&column, &sequence, &starts}) require(each->shape(0) == rounds, "column, sequence and starts must be [rounds]");
+    for (const auto* each : {&begin, &first, &last}) require(each->shape(0) == rounds, "begin, first and last must be [rounds]");
+    for (const auto* each : {&entered, &ended, &own, &late}) require(each->shape(0) == members, "times must be [members]");
+    require(kind.shape(0) == rounds && round.shape(0) == members && slot.shape(0) == members, "kind must be [rounds], round and slot [members]");
+    require(rank_of.shape(0) == slots && base.shape(0) == size.shape(0), "rank_of must be [slots], base like size");
+    require(cells.shape(0) == slots * columns * sizeof(Cell), "cells must be [slots, columns]");
+    constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+    size_t m = 0;
+    for (size_t r = 0; r < rounds; ++r) {  // all places first: the tables are larger than the caches
+        require(uint64_t(group.data()[r]) < size.shape(0) && uint64_t(column.data()[r]) < columns, "a round that is not there");
+        require(uint64_t(starts.data()[r]) == m, "starts must be where each round's members begin");
+        const int64_t count = size.data()[group.data()[r]], from = base.data()[group.data()[r]];
+        require(count >= 0 && from >= 0 && uint64_t(count) <= members - m && uint64_t(from + count) <= slots, "members that are not there");
+        for (int64_t i = 0; i < count; ++i, ++m) {
+            round.data()[m] = int64_t(r);
+            slot.data()[m] = from + i;
+            rank.data()[m] = rank_of.data()[from + i];
+            require(uint64_t(rank.data()[m]) < lead.shape(0), "a rank without a lead");
+        }
+    }
+    require(m == members, "more members than the rounds have");
+    const auto place = [&](size_t i) { return size_t(slot.data()[i]) * columns + size_t(column.data()[round.data()[i]]); };
+    std::vector<double> room;
+    m = 0;
+    for (size_t r = 0; r < rounds; ++r) {
+        double latest = kNone, first_end = kNone, last_end = kNone;
+        uint32_t called = 0;
+        const size_t from = m;
+        for (; m < members && size_t(round.data()[m]) == r; ++m) {
+            if (m + AHEAD < members) {
+                __builtin_prefetch(marks.data() + place(m + AHEAD));
+                __builtin_prefetch(cells.data() + place(m + AHEAD) * sizeof(Cell));
+            }
+            entered.data()[m] = ended.data()[m] = kNone;
+            own.data()[m] = 0;
+            if (marks.data()[place(m)] / 2 != uint64_t(sequence.data()[r])) continue;
+            Cell cell;
+            std::memcpy(&cell, cells.data() + place(m) * sizeof(Cell), sizeof(Cell));
+            const double ahead_s = lead.data()[rank.data()[m]];
+            entered.data()[m] = cell.entered - ahead_s;
+            ended.data()[m] = cell.ended - ahead_s;
+            if (!std::isnan(cell.own)) own.data()[m] = cell.own;
+            latest = std::fmax(latest, entered.data()[m]);
+            first_end = std::fmin(first_end, ended.data()[m]);
+            last_end = std::fmax(last_end, ended.data()[m]);
+            called = cell.kind;
+        }
+        const double usual = low_median(entered.data() + from, m - from, room);
+        for (size_t i = from; i < m; ++i) late.data()[i] = std::fmin(std::fmax(entered.data()[i] - usual, 0.0), own.data()[i]);
+        begin.data()[r] = latest;
+        first.data()[r] = first_end;
+        last.data()[r] = last_end;
+        kind.data()[r] = called;
+    }
+}
+
 }  // namespace
 
 NB_MODULE(_rounds, m) {
-    m.doc() = "What is done for every call: to and from the wire, into the cells of their rounds.";
+    m.doc() = "What is done for every call: to and from the wire, into the cells of their rounds, and out of them.";
     m.def("shrink", &shrink, "calls"_a);
     m.def("restore", &restore, "shrunk"_a);
     m.def("fit", &fit, "calls"_a, "counts"_a, "frames"_a, "kinds"_a);
     m.def("take", &take, "calls"_a, "counts"_a, "at_s"_a, "first_frame"_a, "first_kind"_a, "kinds"_a, "slots"_a, "known"_a,
           "group_of"_a, "pair"_a, "of_group"_a, "of_pair"_a, "newest"_a, "ended"_a, "unread"_a, "first"_a, "marks"_a,
           "cells"_a);
+    m.def("times", &times, "cells"_a, "marks"_a, "rank_of"_a, "base"_a, "size"_a, "group"_a, "column"_a, "sequence"_a, "starts"_a,
+          "lead"_a, "round"_a, "slot"_a, "rank"_a, "entered"_a, "ended"_a, "own"_a, "late"_a, "begin"_a, "first"_a, "last"_a, "kind"_a);
 }

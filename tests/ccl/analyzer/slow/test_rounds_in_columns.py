@@ -56,6 +56,48 @@ def told(collector: Collector, records: dict[int, list[np.ndarray]], at_s: float
     collector.take([Packer().digest(Summary("host", at_s, samples, [WORLD]))])
 
 
+def lower_median(values: list[float]) -> float:
+    there = sorted(value for value in values if value == value)
+    return there[(len(there) - 1) // 2]
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_members_are_timed_as_the_definitions_say(seed: int) -> None:
+    """Some of whom nothing is known, some that have not left, clocks that are ahead."""
+    rng = np.random.default_rng(seed)
+    rounds, lead_s = 6, rng.normal(0, 0.1, 4)
+    entries = np.cumsum(rng.exponential(0.1, (rounds, 4)) + 0.3, axis=0)
+    ends = entries.max(axis=1, keepdims=True) + rng.exponential(0.05, (rounds, 4))
+    collector, records = Collector(), {}
+    known = [rank for rank in range(4) if rank < 3 or rng.random() < 0.7]
+    for rank in known:
+        records[rank] = []
+        for sequence in range(1, rounds + 1):
+            records[rank] += [record(Kind.ENTERED, entries[sequence - 1, rank], sequence), record(Kind.DONE, ends[sequence - 1, rank], sequence)]
+    told(collector, records)
+    timer = Timer(collector.rounds)
+    timing = timer.take(0.0, lead_s)
+    if len(known) < 4:
+        assert timing is None
+        timing = timer.take(PATIENCE_S, lead_s)
+    assert timing is not None
+    own_s = timing.own_s.reshape(rounds, 4)
+    for number in range(rounds):
+        entered = [entries[number, rank] - lead_s[rank] if rank in known else np.nan for rank in range(4)]
+        left = [ends[number, rank] - lead_s[rank] if rank in known else np.nan for rank in range(4)]
+        late = [max(at - lower_median(entered), 0.0) if at == at else 0.0 for at in entered]
+        assert timing.begin_s[number] == pytest.approx(np.nanmax(entered), abs=3e-6)
+        assert timing.over_s[number] == pytest.approx(max(np.nanmin(left), np.nanmax(entered)), abs=3e-6)
+        row = slice(4 * number, 4 * number + 4)
+        np.testing.assert_allclose(timing.left_s[row], left, atol=3e-6)
+        np.testing.assert_allclose(timing.stay_s[row], np.array(left) - entered, atol=3e-6)
+        np.testing.assert_allclose(timing.late_s[row], np.minimum(late, own_s[number]), atol=3e-6)
+        assert timing.rank[row].tolist() == [0, 1, 2, 3]
+    assert own_s[1:, known].any()
+    assert not own_s[:, [rank for rank in range(4) if rank not in known]].any()
+
+
 def test_lateness_is_a_ranks_own_doing_only_as_far_as_it_was_away() -> None:
     # in round 2 rank 2 comes 0.5 s late; in round 3 rank 1 does, but it left round 2 only 0.1 s before
     timing = timed(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tightwire import _rounds  # type: ignore[attr-defined]
 from tightwire.ccl.kinds import sites
 from tightwire.ccl.rounds import FAILED, Rounds, longer
 from tightwire.ccl.slots import Bools, Floats, Ints, Words
@@ -135,43 +136,27 @@ class Timer:
 
     def _time(self, column: Ints, group: Ints, sequence: Ints, lead_s: Floats) -> Timing:
         rounds, slots = self._rounds, self._rounds.slots
-        member, starts = slots.members(group)
         sizes = slots.size[group]
-        round_of = np.repeat(np.arange(len(sizes)), sizes)
-        at = member * rounds.columns + np.repeat(column, sizes)
-        rows = rounds.cells.reshape(-1).take(at)
-        absent = rounds.marks.reshape(-1)[at] // 2 != np.repeat(sequence, sizes)
-        rank = slots.ranks[member]
-        lead_s = np.where(absent, np.nan, lead_s[rank])
-        entered, ended = rows["entered"] - lead_s, rows["ended"] - lead_s
-        own_s = rows["own"].astype(np.float64)
-        own_s[absent | np.isnan(own_s)] = 0.0
-        begin_s = np.fmax.reduceat(entered, starts)
-        there = np.maximum.reduceat(np.where(absent, -1, np.arange(len(rows))), starts)  # a member that is known
-        told = rounds.kinds.rows[rows["kind"][there] & ~FAILED]
+        starts, members = np.cumsum(sizes) - sizes, int(sizes.sum())
+        round_of, member, rank = np.empty((3, members), np.int64)
+        entered, ended, own_s, late_s = np.empty((4, members))
+        begin_s, first_s, last_s = np.empty((3, len(sizes)))
+        kind = np.empty(len(sizes), np.uint32)
+        _rounds.times(
+            rounds.cells.reshape(-1).view(np.uint8), rounds.marks, slots.ranks, slots.base, slots.size, group, column, sequence, starts,
+            np.ascontiguousarray(lead_s, np.float64), round_of, member, rank, entered, ended, own_s, late_s, begin_s, first_s, last_s, kind,
+        )  # fmt: skip
+        told = rounds.kinds.rows[kind & ~FAILED]
         together = np.isin(told["op"], TOGETHER)
-        over_s = np.where(together, np.fmin.reduceat(ended, starts), np.fmax.reduceat(ended, starts))
-        over_s = np.fmax(over_s, begin_s)
+        over_s = np.fmax(np.where(together, first_s, last_s), begin_s)
         before_s = np.concatenate([[np.nan], over_s[:-1]])
         fresh = np.concatenate([[True], group[1:] != group[:-1]])
         before_s[fresh] = np.where(self._last[group[fresh]] < sequence[fresh], self._over_s[group[fresh]], np.nan)
         newest = sequence > self._last[group]  # a round may come after a later one
         last = np.concatenate([fresh[1:], [True]]) & newest
         self._last[group[last]], self._over_s[group[last]] = sequence[last], over_s[last]
-        late_s = np.fmax(entered - np.repeat(_low_median(entered, sizes, starts), sizes), 0.0)  # 0 of who is absent
         return Timing(
             group, sequence, sites(told), begin_s, over_s, np.fmax(over_s - np.fmax(begin_s, before_s), 0.0),
-            told["bytes"].astype(np.float64) * sizes, starts, round_of, member, rank, np.minimum(late_s, own_s), own_s,
+            told["bytes"].astype(np.float64) * sizes, starts, round_of, member, rank, late_s, own_s,
             ended - entered, ended, together,
         )  # fmt: skip
-
-
-def _low_median(values: Floats, sizes: Ints, starts: Ints) -> Floats:
-    """The lower median of each round's values [M] that are there: [R]."""
-    found = np.empty(len(sizes))
-    for size in np.unique(sizes).tolist():
-        mine = np.flatnonzero(sizes == size)
-        ordered = np.sort(values[starts[mine][:, None] + np.arange(size)], axis=1)  # NaN last
-        present = np.maximum((~np.isnan(ordered)).sum(axis=1) - 1, 0) // 2
-        found[mine] = ordered[np.arange(len(mine)), present]
-    return found
