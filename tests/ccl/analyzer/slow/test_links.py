@@ -65,6 +65,17 @@ def test_several_slow_pairs_of_one_rank_are_its_device() -> None:
     assert (found.pairs, found.devices) == (((0, 1), (1, 2)), (1,))
 
 
+def test_what_a_slow_device_sends_is_no_sign_of_another_at_its_peer() -> None:
+    pairs = [*((rank, (rank + 1) % 8) for rank in range(8)), (4, 2), (6, 2)]
+    slow = {(1, 2), (3, 4), (4, 5), (4, 2)}  # rank 4's device, and a link
+
+    def seen(slow: set[tuple[int, int]]) -> links.Flows:
+        return flows([[end(p, at, **({"rate": 5 * MB, "rtt_s": 0.01} if p in slow else {})) for p in pairs] for at in range(4)])
+
+    found = links.find(seen(set()), seen(slow))
+    assert (found.devices, found.alone) == ((4,), ((1, 2),))
+
+
 def test_a_link_that_only_waits_for_the_one_that_bounds_is_innocent() -> None:
     found = links.find(QUIET, looks(p12={"rate": 5 * MB}, p23={"rate": 20 * MB, "queued": 0}))
     assert (found.pairs, found.devices) == (((1, 2),), ())

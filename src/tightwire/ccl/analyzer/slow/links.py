@@ -200,7 +200,8 @@ def find(before: Flows, now: Flows) -> SlowLinks | None:
         flow = slow.get(pair)
         assert flow is not None, "the pair is one of these"
         told[pair] = flow, before.get(pair)
-    lone = [rank for pair in pairs if not set(pair) & set(shared) for rank in _device(pair, told, before, now)]
+    unexplained = now.only(~np.isin(now.rank, shared) & ~np.isin(now.peer, shared))  # a slow device slows what all others have with it
+    lone = [rank for pair in pairs if not set(pair) & set(shared) for rank in _device(pair, told, before, unexplained)]
     return SlowLinks(tuple(pairs), tuple(sorted({*shared, *lone})), told)
 
 
