@@ -1,6 +1,6 @@
 """Stores: how near a get, a put and a whole prefix's load come to moving the same bytes without us.
 
-KV is bf16 `[8, 8, tokens, 128]`, random; values are frames of 128 tokens. Readers' and writers' buffers are touched.
+KV is bf16 `[8, 8, tokens, 128]`, random; values are frames of 256 tokens. Readers' and writers' buffers are touched.
 `prefix_load.overlap` is the time of the slowest of fetching, decoding and handing over, each alone, ÷ that of the load.
 With root and redis-server it is measured over links of known speed, too: namespaces, a token bucket on the answers.
 """
@@ -28,12 +28,13 @@ from tightwire.core.units import format_rate
 from tightwire.kv.block import KVBlock
 from tightwire.kv.codec import decode_block, encode_block
 from tightwire.kv.store import Layout, PrefixStore, Store, open_store, prefix_keys
+from tightwire.kv.store.prefix import DEFAULT_CHUNK_TOKENS
 from tightwire.kv.strategy import Strategy
 from tightwire.net.testbed import Testbed, available, enter
 
 LAYOUT = Layout(8, 8, 128, torch.bfloat16)
-CHUNK = 128
-CHUNKS = 32
+CHUNK = DEFAULT_CHUNK_TOKENS
+CHUNKS = 16
 LOOKUP_CHUNKS = 64
 FOUR = Strategy.parse("hadamard+uniform:levels=16,axis=group,group=64+pack")
 RATES_BYTES_PER_S = (125e6, 25e6)
