@@ -248,25 +248,21 @@ inline const uint8_t* rans_take(const uint8_t* in, const uint8_t* begin, size_t 
 #ifdef __AVX2__
     if (lanes == kLanes) {
         Turn a = load<Turn>(states), b = load<Turn>(states + 16), c = load<Turn>(states + 32), d = load<Turn>(states + 48);
+        const auto step = [&](const uint8_t* at) __attribute__((always_inline)) {
+            at = rans_take_16(at, table, d, symbols + i + 48);
+            at = rans_take_16(at, table, c, symbols + i + 32);
+            at = rans_take_16(at, table, b, symbols + i + 16);
+            return rans_take_16(at, table, a, symbols + i);
+        };
         // A step takes at most 2 * kLanes bytes: while that many are left, nothing needs to be checked.
-        for (; i + kLanes <= count && in - begin >= 2 * kLanes; i += kLanes) {
-            in = rans_take_16(in, table, d, symbols + i + 48);
-            in = rans_take_16(in, table, c, symbols + i + 32);
-            in = rans_take_16(in, table, b, symbols + i + 16);
-            in = rans_take_16(in, table, a, symbols + i);
-        }
+        for (; i + kLanes <= count && in - begin >= 2 * kLanes; i += kLanes) in = step(in);
         if (i + kLanes <= count) {  // The last of the bytes, where others stand before them. (So few may hold many symbols.)
             constexpr size_t kAhead = 2 * kLanes, kBehind = 32;
             uint8_t room[2 * kAhead + kBehind] = {};
             const size_t left = size_t(in - begin);
             const uint8_t *const low = room + kAhead, *at = low + left;
             std::memcpy(room + kAhead, begin, left + kBehind);  // behind the words are the states
-            for (; at >= low && i + kLanes <= count; i += kLanes) {
-                at = rans_take_16(at, table, d, symbols + i + 48);
-                at = rans_take_16(at, table, c, symbols + i + 32);
-                at = rans_take_16(at, table, b, symbols + i + 16);
-                at = rans_take_16(at, table, a, symbols + i);
-            }
+            for (; at >= low && i + kLanes <= count; i += kLanes) at = step(at);
             in = at < low ? nullptr : begin + (at - low);
         }
         store(states, a);

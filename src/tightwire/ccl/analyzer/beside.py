@@ -56,7 +56,7 @@ def undecided(waiting: Waits, collector: Collector, mixed: Iterable[Round], sett
     """Whether somebody who is no victim stands where waiting ends, without those of whom all is said (`settled`)."""
     standing = collector.standing
     here = standing.known & ~standing.dead & (standing.rows["goodbye"] == Goodbye.NONE)
-    return bool({rank for rank in waiting.roots() if rank < len(here) and here[rank]} - _victims(collector, mixed) - set(settled))
+    return bool({rank for rank in waiting.roots() if here[rank]} - _victims(collector, mixed) - set(settled))
 
 
 def _victims(collector: Collector, mixed: Iterable[Round]) -> set[int]:

@@ -144,10 +144,10 @@ def _elsewhere(collector: Collector, waiting: Waits, now_s: float, whole: bool) 
     stuck = waiting.by(silent)
     idle = silent & (now_s - standing.io_s >= limit_s) & (standing.rows["goodbye"] != Goodbye.IN_ORDER)
     idle &= ~collector.undescribed  # it waits, for whom is not known
-    ends = stuck.roots()
-    if whole and ends and not any(rank < len(idle) and standing.known[rank] for rank in ends):
-        return _unseen(collector, stuck, ends, silence_s >= UNSEEN * limit_s)
-    roots = {rank: index for rank, index in ends.items() if rank < len(idle) and idle[rank]}
+    known = stuck.roots()
+    if whole and not known:
+        return _unseen(collector, stuck, silence_s >= UNSEEN * limit_s)
+    roots = {rank: index for rank, index in known.items() if idle[rank]}
     # as above: the first whose patience is over speaks for all that are silent, if somebody waited as long for it
     if not any(over[rank] for rank in roots) or not over[stuck.rank].any():
         return []
@@ -158,8 +158,9 @@ def _elsewhere(collector: Collector, waiting: Waits, now_s: float, whole: bool) 
     ]
 
 
-def _unseen(collector: Collector, stuck: Waits, ends: dict[int, int], patient: Bools) -> list[Suspect]:
-    if not patient[stuck.rank].any():
+def _unseen(collector: Collector, stuck: Waits, patient: Bools) -> list[Suspect]:
+    ends = stuck.ends()
+    if not ends or not patient[stuck.rank].any():
         return []
     waiting_ranks = _waiters(stuck, set(ends))
     since_s = float(collector.standing.progress_s[stuck.rank].max())

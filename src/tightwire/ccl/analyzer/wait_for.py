@@ -90,6 +90,11 @@ class Waits:
         return found
 
     def roots(self) -> dict[int, int]:
+        """Those `ends` that are known."""
+        known = self.collector.standing.known
+        return {rank: index for rank, index in self.ends().items() if rank < len(known) and known[rank]}
+
+    def ends(self) -> dict[int, int]:
         """The ranks where waiting ends, also such as were never heard of, each with (the index of) one of the waits that end
         there. Who waits in an operation that everybody has entered waits for the transport."""
         slots = self.collector.slots

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from tightwire.errors import LayoutError
@@ -67,7 +66,7 @@ class Layout:
         """The caches' memory as the kernel takes it; None where there is none for them."""
         if self.place is None or not all(map(_plain, caches)):
             return None
-        return [each.view(torch.int16).numpy().view(np.uint16) for each in caches]
+        return [each.view(torch.uint16).numpy() for each in caches]
 
     def scatter(
         self, caches: Sequence[torch.Tensor], block_ids: Sequence[int], start: int, k: torch.Tensor, v: torch.Tensor,
